@@ -1,0 +1,56 @@
+"""Who may ask: a person's permission on the forge, by numeric id, from the first source that can tell.
+
+Sources, in order: an administrator's token (or a bot that is repository administrator) may ask Gitea; the signed payload,
+where it states the actor's own rights; otherwise nobody knows, and the request is refused.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from app.context import Clients
+from app.types import Permanent
+
+LEVELS = ("none", "read", "write", "admin", "owner")
+
+
+@dataclass(frozen=True, slots=True)
+class Authority:
+    """What is known of a person's rights: where from, and what."""
+
+    source: str  # forge | payload | operator | unknown
+    permission: str | None
+    login: str
+    user_id: int
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def ask(clients: Clients, repository: str, user_id: int, login: str, stated: str | None) -> Authority:
+    """The person's authority now. `stated` is what the signed payload said, if it said anything."""
+    person = _person(clients, user_id, login)
+    if person is None:
+        return Authority("unknown", None, login, user_id)
+    for client in (clients.authz, clients.forge):
+        permission = client.permission(repository, person) if client else None
+        if permission is not None:
+            return Authority("forge", permission, person, user_id)
+    if stated is not None:
+        return Authority("payload", stated, person, user_id)
+    return Authority("unknown", None, person, user_id)
+
+
+def _person(clients: Clients, user_id: int, login: str) -> str | None:
+    """The login that this id has today; None when the account is gone or the name belongs to somebody else."""
+    client = clients.authz or clients.forge
+    assert client is not None
+    try:
+        user = client.user(login)
+    except Permanent:
+        user = None
+    if user is not None and user.id == user_id:
+        return user.login
+    renamed = client.user_by_id(user_id)
+    return renamed.login if renamed else None

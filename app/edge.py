@@ -1,0 +1,118 @@
+"""What every entry point shares: settings read once, the database open around a request, errors as JSON.
+
+A handler is a plain function `name(request) -> response`: the same file serves under Flask and as a single function of a
+serverless framework. It keeps nothing between two requests.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache, wraps
+from pathlib import Path
+from typing import Any
+
+from flask import Request, jsonify
+from flask.typing import ResponseReturnValue
+from peewee import InterfaceError, OperationalError
+
+from app import models
+from app.ledger.chain import use_redactor
+from app.redact import Redactor
+from app.settings import Settings, load, secrets_of
+
+log = logging.getLogger("mosaic.edge")
+MAX_BODY = 1024 * 1024
+
+
+@cache
+def settings() -> Settings:
+    """The settings of a web process."""
+    return load("web", os.environ, dotenv=Path(".env"))
+
+
+def database_url(of: Settings) -> str:
+    """The runtime role's URL: the configured server, or the embedded one."""
+    if of.database_url:
+        return of.database_url
+    from app.postgres import Cluster
+
+    return Cluster(of.data_dir).app_url
+
+
+def open_database(url: str, name: str) -> None:
+    """Bind the models of this process to the database; connections open when they are needed."""
+    models.bind(url, application_name=f"mosaic-{name}")
+
+
+@cache
+def _ready() -> None:
+    use_redactor(Redactor(secrets_of(settings())))
+    open_database(database_url(settings()), "web")
+
+
+@contextmanager
+def connected() -> Iterator[None]:
+    """A database connection of this thread, from the pool, for the length of the block."""
+    with models.db.connection_context():
+        yield
+
+
+class Refusal(Exception):
+    """An answer that ends a request: HTTP status, stable code, a sentence for a person."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.status, self.code = status, code
+
+
+Handler = Callable[..., ResponseReturnValue]
+
+
+def edge(handler: Handler) -> Handler:
+    """Open the database around a handler and turn what goes wrong into a JSON error with a stable code."""
+
+    @wraps(handler)
+    def call(request: Request, **path: Any) -> ResponseReturnValue:
+        try:
+            _ready()
+            with connected():
+                return handler(request, **path)
+        except Refusal as refusal:
+            return failure(refusal.status, refusal.code, str(refusal))
+        except (OperationalError, InterfaceError) as error:
+            log.error("database: %s", error)
+            return failure(503, "database_unavailable", "The database does not answer. Try again in a moment.")
+
+    return call
+
+
+def failure(status: int, code: str, message: str) -> ResponseReturnValue:
+    response = jsonify({"error": {"code": code, "message": message, "details": {}}})
+    if status == 503:
+        response.headers["Retry-After"] = "5"
+    return response, status
+
+
+def raw_body(request: Request, content_type: str = "application/json") -> bytes:
+    """The bytes of a request, refused when they are too many, encoded, of another type, or of unknown length.
+
+    A chunked body is refused: Werkzeug would cut it at the limit without a word.
+    """
+    length = request.headers.get("Content-Length")
+    if length is None or not length.isdecimal():
+        raise Refusal(411, "length_required", "Send the body with a Content-Length.")
+    if int(length) > MAX_BODY:
+        raise Refusal(413, "too_large", f"The body may have at most {MAX_BODY} bytes.")
+    if request.headers.get("Content-Encoding", "identity").lower() not in ("", "identity"):
+        raise Refusal(415, "unsupported_encoding", "Send the body without a Content-Encoding.")
+    if request.mimetype != content_type:
+        raise Refusal(415, "unsupported_media_type", f"Send the body as {content_type}.")
+    body = request.get_data(cache=False)
+    if len(body) != int(length):
+        raise Refusal(400, "truncated", "The body is shorter than its Content-Length.")
+    return body
+
+

@@ -1,0 +1,186 @@
+"""From a Gitea delivery to what somebody asked of Mosaic. Pure: no network, no database.
+
+Gitea repeats, reorders and multiplies its deliveries; what counts here is the meaning (`dedup_key`): the same comment text,
+the same opened issue, the same assignment describe one request however often they arrive.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from app.commands import new_commands, parse
+from app.types import Command, DidYouMean, Trigger, Verb
+
+Payload = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Ignored:
+    """Nothing for Mosaic in this delivery."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Something was asked: what, by whom, and the key under which it is asked once only."""
+
+    trigger: Trigger
+    commands: tuple[Command | DidYouMean, ...]
+    dedup_key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What the receiver knows without asking anyone."""
+
+    self_id: int | None
+    self_login: str
+    trigger_label: str = "mosaic"
+
+
+class Malformed(ValueError):
+    """A field that Gitea always sends is missing or has another type."""
+
+
+def interpret(event_type: str, payload: Payload, known: Known) -> Request | Ignored:
+    """What a delivery asks for.
+
+    `event_type` is X-Gitea-Event-Type, the fine one: X-Gitea-Event says `issue_comment` for comments on pull requests too.
+    """
+    if _is_self(_dict(payload, "sender"), known):
+        return Ignored("own action")
+    action = payload.get("action")
+    if event_type in ("issue_comment", "pull_request_comment") and "comment" in payload:
+        return _comment(payload, action, known)
+    if event_type == "issues" and action == "opened":
+        return _opened(payload, known)
+    if event_type == "issue_assign" and action == "assigned":
+        return _assigned(payload, known)
+    if event_type == "issue_label" and action == "label_updated":
+        return _labeled(payload, known)
+    return Ignored(f"nothing to do for {event_type} {action or ''}".strip())
+
+
+def _is_self(user: Payload, known: Known) -> bool:
+    if known.self_id is not None:
+        return _int(user, "id") == known.self_id
+    return _str(user, "login").lower() == known.self_login.lower()
+
+
+def _comment(payload: Payload, action: Any, known: Known) -> Request | Ignored:
+    comment, issue = _dict(payload, "comment"), _dict(payload, "issue")
+    if action not in ("created", "edited"):
+        return Ignored(f"comment {action}")
+    if _is_self(_dict(comment, "user"), known):
+        return Ignored("own comment")  # a maintainer may edit the bot's text: still not a request
+    body = _str(comment, "body")
+    commands = parse(body, known.self_login)
+    if action == "edited":
+        before = _changed_from(payload, "body")
+        if before is None:
+            return Ignored("edited without a change of text")
+        commands = new_commands(body, before, known.self_login)
+    if not commands:
+        return Ignored("no command" if action == "created" else "no new command in the edit")
+    moment = _str(comment, "created_at" if action == "created" else "updated_at")
+    trigger = _trigger(payload, "comment", _int(comment, "id"), body, issue, is_pull=bool(payload.get("is_pull")),
+                       url=_str(comment, "html_url"), at=moment, permission=_permission(payload))
+    return Request(trigger, commands, f"comment:{_int(comment, 'id')}:{trigger.text_sha256}")
+
+
+def _opened(payload: Payload, known: Known) -> Request | Ignored:
+    issue = _dict(payload, "issue")
+    text = f"{_str(issue, 'title')}\n\n{_str(issue, 'body')}"
+    commands = parse(text, known.self_login)
+    if not commands:
+        return Ignored("no mention in the new issue")
+    trigger = _trigger(payload, "opened", _int(issue, "id"), text, issue, url=_str(issue, "html_url"),
+                       at=_str(issue, "created_at"), permission=_permission(payload))
+    return Request(trigger, commands, f"opened:{_int(issue, 'id')}")
+
+
+def _assigned(payload: Payload, known: Known) -> Request | Ignored:
+    """The payload does not say who was assigned: only who is among the assignees now."""
+    issue = _dict(payload, "issue")
+    if issue.get("pull_request"):
+        return Ignored("assignment of a pull request")
+    people = [user for user in issue.get("assignees") or [] if isinstance(user, dict)]  # null, not [], when nobody is
+    if not any(_is_self(user, known) for user in people):
+        return Ignored("somebody else was assigned")
+    return _silent(payload, "assigned", issue)
+
+
+def _labeled(payload: Payload, known: Known) -> Request | Ignored:
+    """The payload does not say which label was put on: only which are there now."""
+    issue = _dict(payload, "issue")
+    if issue.get("pull_request"):
+        return Ignored("label of a pull request")
+    names = {str(label.get("name", "")).lower() for label in issue.get("labels") or [] if isinstance(label, dict)}
+    if known.trigger_label.lower() not in names:
+        return Ignored("another label")
+    return _silent(payload, "labeled", issue)
+
+
+def _silent(payload: Payload, kind: str, issue: Payload) -> Request:
+    """A request without words: the issue itself is the task. Two hooks describe one click with one `updated_at`."""
+    text = f"{_str(issue, 'title')}\n\n{_str(issue, 'body')}"
+    moment = _str(issue, "updated_at")
+    trigger = _trigger(payload, kind, _int(issue, "id"), text, issue, url=_str(issue, "html_url"), at=moment)
+    return Request(trigger, (Command(Verb.FIX),), f"{kind}:{_int(issue, 'id')}:{moment}")
+
+
+def _trigger(payload: Payload, kind: str, object_id: int, text: str, issue: Payload, *, url: str, at: str,
+             is_pull: bool = False, permission: str | None = None) -> Trigger:
+    repository, sender = _dict(payload, "repository"), _dict(payload, "sender")
+    return Trigger(
+        kind=kind, repository_id=_int(repository, "id"), repository=_str(repository, "full_name"),
+        number=_int(issue, "number"), is_pull=is_pull, object_id=object_id, actor_id=_int(sender, "id"),
+        actor=_str(sender, "login"), text=text, text_sha256=text_hash(text), url=url, permission=permission, at=at,
+        issue_title=_str(issue, "title"), issue_body=_str(issue, "body"),
+        issue_author=_str(_dict(issue, "user"), "login"))
+
+
+def text_hash(text: str) -> str:
+    """How a text is compared with what the forge says later."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _permission(payload: Payload) -> str | None:
+    """The sender's own rights: Gitea states them truly for opened issues and for created or edited comments only."""
+    stated = _dict(payload, "repository").get("permissions")
+    if not isinstance(stated, dict):
+        return None
+    levels = (("admin", "admin"), ("push", "write"), ("pull", "read"))
+    return next((level for key, level in levels if stated.get(key) is True), "none")
+
+
+def _changed_from(payload: Payload, field: str) -> str | None:
+    changes = payload.get("changes")
+    change = changes.get(field) if isinstance(changes, dict) else None
+    before = change.get("from") if isinstance(change, dict) else None
+    return before if isinstance(before, str) else None
+
+
+def _dict(data: Payload, key: str) -> Payload:
+    value = data.get(key)
+    if not isinstance(value, dict):
+        raise Malformed(f"{key} is not an object")
+    return value
+
+
+def _int(data: Payload, key: str) -> int:
+    value = data.get(key)
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**63:
+        raise Malformed(f"{key} is not a number")
+    return value
+
+
+def _str(data: Payload, key: str) -> str:
+    value = data.get(key)
+    if not isinstance(value, str):
+        raise Malformed(f"{key} is not a text")
+    return value

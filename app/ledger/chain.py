@@ -1,0 +1,146 @@
+"""The append-only, hash-chained events of a job, and the lock under which a job is changed.
+
+All changes to a job go through `entry(job_id)`: it locks the job's row, collects column changes and events, and writes
+them together when the block ends. So events of one job never interleave and its `seq` has no gaps.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+from psycopg.types.json import Jsonb
+
+from app.models import db, execute, fetch_one
+from app.redact import Redactor
+
+_redactor = Redactor(())
+
+
+def use_redactor(redactor: Redactor) -> None:
+    """Called once per process with the secrets it holds: nothing is stored before it went through this."""
+    global _redactor
+    _redactor = redactor
+
+
+def redact(value: Any) -> Any:
+    """A string or JSON value without the secrets this process knows, and without NUL (PostgreSQL stores none)."""
+    return _redactor.value(value)
+
+
+def canonical(data: Mapping[str, Any]) -> str:
+    return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=True, default=str)
+
+
+def stamp(at: datetime) -> str:
+    """A moment as the chain and the envelope write it: UTC, microseconds, `Z`."""
+    return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def link(prev: str, job_id: int, seq: int, kind: str, at: datetime, actor: str, step: str | None, data: str) -> str:
+    """The hash of one event. The body enters by its own hash, so a body can be erased and the chain still verifies."""
+    body = hashlib.sha256(data.encode()).hexdigest()
+    fields = ("mosaic.event.v1", prev, str(job_id), str(seq), kind, stamp(at), actor, step or "", body)
+    digest = hashlib.sha256()
+    for field in fields:
+        raw = field.encode()
+        digest.update(len(raw).to_bytes(4, "big") + raw)
+    return digest.hexdigest()
+
+
+class Entry:
+    """A locked job: its row as read, the changes and events to come."""
+
+    def __init__(self, row: dict[str, Any]) -> None:
+        self.row = row
+        self.id: int = row["id"]
+        self.now: datetime = row["now"]
+        self._changed: set[str] = set()
+        self._events: list[tuple[str, str, str | None, str]] = []
+
+    def __getitem__(self, column: str) -> Any:
+        return self.row[column]
+
+    def set(self, **columns: Any) -> None:
+        self.row.update(columns)
+        self._changed |= columns.keys()
+
+    def event(self, kind: str, *, actor: str = "system:stitcher", step: str | None = None, **data: Any) -> None:
+        self._events.append((kind, actor, step, canonical(redact(data))))
+
+    @property
+    def changed(self) -> bool:
+        """Whether anything happened to the job in this block so far."""
+        return bool(self._events or self._changed)
+
+    def next_fence(self) -> int:
+        """A number greater than every fence of this job so far."""
+        self.set(fence=self.row["fence"] + 1)
+        return int(self.row["fence"])
+
+    def close(self) -> None:
+        self._append_events()
+        if not self._changed:
+            return
+        columns = sorted(self._changed)
+        assignments = ", ".join(f"{column} = %s" for column in columns)
+        execute(f"update runner_jobs set {assignments} where id = %s",  # noqa: S608 - names are ours
+                *(column_value(self.row[column]) for column in columns), self.id)
+        self._changed.clear()
+
+    def _append_events(self) -> None:
+        if not self._events:
+            return
+        seq, prev, rows = self.row["event_seq"], self.row["event_hash"], []
+        for kind, actor, step, data in self._events:
+            seq += 1
+            digest = link(prev, self.id, seq, kind, self.now, actor, step, data)
+            rows.append((self.id, seq, kind, self.now, actor, step, data, prev, digest))
+            prev = digest
+        values = ", ".join(["(%s,%s,%s,%s,%s,%s,%s,%s,%s)"] * len(rows))
+        execute(f"insert into job_events (job_id, seq, kind, at, actor, step, data, prev, hash) values {values}",  # noqa: S608
+                *(field for row in rows for field in row))
+        self._events.clear()
+        self.set(event_seq=seq, event_hash=prev)
+
+
+def column_value(value: Any) -> Any:
+    return Jsonb(value) if isinstance(value, dict | list | tuple) else value
+
+
+@contextmanager
+def entry(job_id: int) -> Iterator[Entry]:
+    """Lock the job, let the block change it, write changes and events. Joins an open transaction."""
+    with db.atomic():
+        row = fetch_one("select *, clock_timestamp() as now from runner_jobs where id = %s for update", job_id)
+        if row is None:
+            raise KeyError(f"there is no job {job_id}")
+        locked = Entry(row)
+        yield locked
+        locked.close()
+
+
+@contextmanager
+def entry_of_step(step_id: int) -> Iterator[tuple[Entry, dict[str, Any]]]:
+    """Lock the job that a step belongs to; the step's row as it is under that lock."""
+    with db.atomic():
+        row = fetch_one("select j.*, clock_timestamp() as now from runner_jobs j "
+                        "where j.id = (select job_id from job_steps where id = %s) for update", step_id)
+        if row is None:
+            raise KeyError(f"there is no step {step_id}")
+        locked = Entry(row)
+        step = fetch_one("select * from job_steps where id = %s", step_id)
+        assert step is not None
+        yield locked, step
+        locked.close()
+
+
+@contextmanager
+def transaction() -> Iterator[None]:
+    """Several writes, one transaction; joins an open one."""
+    with db.atomic():
+        yield

@@ -1,0 +1,62 @@
+"""Deliveries: what came in, once each, by id and by meaning."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from psycopg.types.json import Jsonb
+
+from app.ledger import chain
+from app.models import execute, fetch, fetch_one
+from app.types import Command, DidYouMean, Trigger
+
+
+def receive(source: str, delivery_id: str, *, dedup_key: str | None, event: str, state: str, reason: str = "",
+            body: bytes | None = None, trigger: Trigger | None = None,
+            commands: Sequence[Command | DidYouMean] = ()) -> int | None:
+    """Store a delivery in the open transaction: its id, or None when it is known by id or by meaning."""
+    row = fetch_one(
+        "insert into deliveries (source, delivery_id, dedup_key, event, state, reason, body, trigger, commands) "
+        "values (%s,%s,%s,%s,%s,%s,%s,%s,%s) on conflict do nothing returning id",
+        source, delivery_id, dedup_key, event, state, reason, body,
+        Jsonb(chain.redact(asdict(trigger))) if trigger else None,
+        Jsonb([_command(command) for command in commands]) if commands else None)
+    if row is None and dedup_key is not None:
+        execute("insert into deliveries (source, delivery_id, event, state, reason) values (%s,%s,%s,'duplicate',%s) "
+                "on conflict do nothing", source, delivery_id, event, f"same meaning as {dedup_key}")
+    return int(row["id"]) if row else None
+
+
+def _command(command: Command | DidYouMean) -> dict[str, Any]:
+    return {"type": type(command).__name__, **chain.redact(asdict(command))}
+
+
+def attach(delivery_id: int, job_id: int | None, state: str, reason: str = "") -> None:
+    """Say what became of a delivery."""
+    execute("update deliveries set job_id = coalesce(%s, job_id), state = %s, reason = %s where id = %s",
+            job_id, state, reason, delivery_id)
+
+
+def take_command(delivery_id: int) -> dict[str, Any] | None:
+    """Lock an unanswered command delivery for the open transaction; None when it was answered or is being answered."""
+    return fetch_one("select * from deliveries where id = %s and state = 'command' for update skip locked", delivery_id)
+
+
+def postpone(delivery_id: int, seconds: float, why: str) -> None:
+    execute("update deliveries set attempts = attempts + 1, reason = %s, "
+            "run_after = clock_timestamp() + %s * interval '1 second' where id = %s", why, seconds, delivery_id)
+
+
+def due_commands() -> list[int]:
+    """Unanswered command deliveries whose bell should ring (again); marks them as rung for five seconds."""
+    return [row["id"] for row in fetch(
+        "update deliveries set run_after = clock_timestamp() + interval '5 seconds' where id in ("
+        "select id from deliveries where state = 'command' and coalesce(run_after, received_at + interval '2 seconds') "
+        "<= clock_timestamp() order by id limit 200 for update skip locked) returning id")]
+
+
+def note_job(delivery_id: int, job_id: int) -> None:
+    """Remember which job a delivery made."""
+    execute("update deliveries set job_id = %s where id = %s", job_id, delivery_id)

@@ -1,0 +1,282 @@
+"""The tables as Peewee models. Only ledger.py, queries.py and queue.py import this module; rows never leave them.
+
+The schema itself is made by migrations/; these classes declare what the code relies on.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from peewee import (
+    BigIntegerField,
+    BlobField,
+    BooleanField,
+    DatabaseProxy,
+    DateTimeField,
+    FloatField,
+    IntegerField,
+    Model,
+    TextField,
+)
+from playhouse.postgres_ext import BinaryJSONField, PooledPsycopg3Database
+from psycopg.conninfo import conninfo_to_dict
+
+db = DatabaseProxy()
+
+
+def bind(url: str, *, max_connections: int = 40, application_name: str = "mosaic") -> None:
+    """Connect the models to the PostgreSQL named by a libpq URL. Opens no connection yet."""
+    params: dict[str, Any] = dict(conninfo_to_dict(url))
+    name = params.pop("dbname", "mosaic")
+    params.setdefault("application_name", application_name)
+    # A dead peer is noticed in about 25 s instead of two hours: session locks tell who is alive.
+    params |= {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
+    db.initialize(
+        PooledPsycopg3Database(name, max_connections=max_connections, stale_timeout=300, timeout=20, **params)
+    )
+
+
+class Table(Model):  # type: ignore[misc]
+    class Meta:
+        database = db
+
+
+class Repository(Table):
+    id = BigIntegerField(primary_key=True)
+    full_name = TextField()
+    default_branch = TextField(default="")
+    trigger_label = TextField(default="mosaic")
+    private = BooleanField(default=True)
+    paused = BooleanField(default=False)
+    seen_at = DateTimeField()
+
+    class Meta:
+        table_name = "repositories"
+
+
+class User(Table):
+    id = BigIntegerField(primary_key=True)
+    login = TextField()
+    is_self = BooleanField(default=False)
+
+    class Meta:
+        table_name = "users"
+
+
+class Worker(Table):
+    boot_id = TextField()
+    host = TextField()
+    pid = IntegerField()
+    pool = TextField()
+    slots = IntegerField()
+    version = TextField()
+    draining = BooleanField(default=False)
+    started_at = DateTimeField()
+    heartbeat_at = DateTimeField()
+    ended_at = DateTimeField(null=True)
+
+    class Meta:
+        table_name = "workers"
+
+
+class RunnerJob(Table):
+    pipeline = TextField()
+    status = TextField()
+    repository_id = BigIntegerField()
+    repository = TextField()
+    number = IntegerField(null=True)
+    instructions = TextField(default="")
+    requester = TextField()
+    requester_id = BigIntegerField()
+    trigger = BinaryJSONField(index=False)
+    trigger_key = TextField(unique=True)
+    priority = IntegerField(default=0)
+    access = TextField(default="write")
+    reason = TextField(null=True)
+    detail = TextField(default="")
+    retry_of = BigIntegerField(null=True)
+    branch = TextField(null=True)
+    base_sha = TextField(null=True)
+    default_branch = TextField(null=True)
+    pull_request = IntegerField(null=True)
+    head_sha = TextField(null=True)
+    rules = BinaryJSONField(null=True, index=False)
+    gates = BinaryJSONField(default=list, index=False)
+    authority = BinaryJSONField(null=True, index=False)
+    cancel_requested_at = DateTimeField(null=True)
+    cancelled_by = TextField(null=True)
+    created_at = DateTimeField()
+    queued_at = DateTimeField(null=True)
+    started_at = DateTimeField(null=True)
+    finished_at = DateTimeField(null=True)
+    deadline_at = DateTimeField(null=True)
+    tokens = BigIntegerField(default=0)
+    cost_usd = FloatField(default=0)
+    fence = BigIntegerField(default=0)
+    event_seq = IntegerField(default=0)
+    event_hash = TextField(default="")
+    metadata = BinaryJSONField(default=dict, index=False)
+
+    class Meta:
+        table_name = "runner_jobs"
+
+
+class JobStep(Table):
+    job_id = BigIntegerField()
+    name = TextField()
+    round = IntegerField()
+    attempt = IntegerField()
+    status = TextField(default="pending")
+    phase = TextField()
+    type = TextField()
+    pool = TextField()
+    ord = IntegerField()
+    fence = BigIntegerField(default=0)
+    crashes = IntegerField(default=0)
+    faults = IntegerField(default=0)
+    worker_id = BigIntegerField(null=True)
+    lease_until = DateTimeField(null=True)
+    run_after = DateTimeField(null=True)
+    ready_at = DateTimeField(null=True)
+    rung_at = DateTimeField(null=True)
+    output = BinaryJSONField(default=dict, index=False)
+    progress = BinaryJSONField(null=True, index=False)
+    reason = TextField(default="")
+    detail = TextField(default="")
+    host = TextField(default="")
+    started_at = DateTimeField(null=True)
+    finished_at = DateTimeField(null=True)
+
+    class Meta:
+        table_name = "job_steps"
+
+
+class JobEvent(Table):
+    job_id = BigIntegerField()
+    seq = IntegerField()
+    kind = TextField()
+    at = DateTimeField()
+    actor = TextField()
+    step = TextField(null=True)
+    data = TextField()
+    prev = TextField()
+    hash = TextField()
+
+    class Meta:
+        table_name = "job_events"
+
+
+class Delivery(Table):
+    source = TextField()
+    delivery_id = TextField()
+    dedup_key = TextField(null=True)
+    event = TextField(default="")
+    state = TextField()
+    reason = TextField(default="")
+    body = BlobField(null=True)
+    trigger = BinaryJSONField(null=True, index=False)
+    commands = BinaryJSONField(null=True, index=False)
+    job_id = BigIntegerField(null=True)
+    attempts = IntegerField(default=0)
+    run_after = DateTimeField(null=True)
+    received_at = DateTimeField()
+
+    class Meta:
+        table_name = "deliveries"
+
+
+class Effect(Table):
+    key = TextField(unique=True)
+    job_id = BigIntegerField(null=True)
+    delivery_id = BigIntegerField(null=True)
+    kind = TextField()
+    target = BinaryJSONField(index=False)
+    state = TextField(default="planned")
+    external_id = TextField(null=True)
+    result = BinaryJSONField(default=dict, index=False)
+    wanted = IntegerField(default=1)
+    told = IntegerField(default=0)
+    attempts = IntegerField(default=0)
+    next_at = DateTimeField()
+    worker_id = BigIntegerField(null=True)
+    lease_until = DateTimeField(null=True)
+    fence = BigIntegerField(default=0)
+    error = TextField(default="")
+    done_at = DateTimeField(null=True)
+
+    class Meta:
+        table_name = "effects"
+
+
+class QualityGate(Table):
+    scope = TextField(default="*")
+    name = TextField()
+    type = TextField()
+    command = TextField()
+    expect = TextField(default="")
+    min = FloatField(null=True)
+    required = BooleanField(default=True)
+    ord = IntegerField(default=10)
+    timeout = IntegerField(default=900)
+    report = TextField(default="")
+    enabled = BooleanField(default=True)
+
+    class Meta:
+        table_name = "quality_gates"
+
+
+class GateResultRow(Table):
+    job_id = BigIntegerField()
+    step_id = BigIntegerField(unique=True)
+    round = IntegerField()
+    name = TextField()
+    type = TextField()
+    command = TextField()
+    required = BooleanField()
+    passed = BooleanField()
+    exit_code = IntegerField(null=True)
+    seconds = FloatField()
+    why = TextField()
+    output = TextField()
+    counts = BinaryJSONField(default=dict, index=False)
+    coverage = FloatField(null=True)
+    tree_sha = TextField()
+    timed_out = BooleanField(default=False)
+
+    class Meta:
+        table_name = "gate_results"
+
+
+class ContextSnapshot(Table):
+    job_id = BigIntegerField(unique=True)
+    sha256 = TextField()
+    body = BinaryJSONField(index=False)
+
+    class Meta:
+        table_name = "context_snapshots"
+
+
+class StepLog(Table):
+    step_id = BigIntegerField()
+    at = DateTimeField()
+    text = TextField()
+
+    class Meta:
+        table_name = "step_logs"
+
+
+def fetch(sql: str, *params: Any) -> list[dict[str, Any]]:
+    """Rows of a statement as dicts, inside whatever transaction is open."""
+    cursor = db.execute_sql(sql, params)
+    names = [column.name for column in cursor.description]
+    return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+
+
+def fetch_one(sql: str, *params: Any) -> dict[str, Any] | None:
+    rows = fetch(sql, *params)
+    return rows[0] if rows else None
+
+
+def execute(sql: str, *params: Any) -> int:
+    """Run a statement that returns no rows; how many rows it touched."""
+    return int(db.execute_sql(sql, params).rowcount)

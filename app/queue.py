@@ -1,0 +1,77 @@
+"""The doorbell. Huey says when to look; the database says what to do.
+
+A message is `{"task": name, "id": number}` and nothing else: losing, doubling or delaying one changes nothing, because
+the sweep rings again and every task looks at its row first. Rings join the open transaction, so nobody hears of a
+change that is rolled back.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from typing import Any
+
+from huey.api import Huey
+from huey.registry import Message
+from huey.serializer import Serializer
+from huey.storage import PostgresStorage
+
+from app.models import db
+from app.types import Pool
+
+# Tasks are registered in jobs/tasks.py and nowhere else: Huey names them after their module.
+TASK_MODULE = "jobs.tasks"
+
+
+class BellSerializer(Serializer):  # type: ignore[misc]
+    """JSON instead of Huey's pickle: whoever can write the queue table can ring, but not run code."""
+
+    def _serialize(self, data: Message) -> bytes:
+        return bell(data.name.removeprefix(TASK_MODULE + "."), data.args[0])
+
+    def _deserialize(self, data: bytes) -> Message:
+        heard = json.loads(data)
+        return Message(id=str(uuid.uuid4()), name=f"{TASK_MODULE}.{heard['task']}", args=(int(heard["id"]),),
+                       kwargs={}, retries=0, retry_delay=0)
+
+
+class Doorbell(Huey):  # type: ignore[misc]
+    """Huey without the parts that would keep a second truth: no results, no revocation, no retries."""
+
+    def is_revoked(self, task: Any, timestamp: Any = None, peek: bool = True) -> bool:
+        return False
+
+
+def bell(task: str, number: int) -> bytes:
+    return json.dumps({"task": task, "id": number}).encode()
+
+
+def doorbell(pool: Pool, dsn: str) -> Doorbell:
+    """The Huey of one pool, for the consumer of that pool."""
+    # Dequeuing needs no fsync: after a crash of PostgreSQL a bell may ring twice, which is harmless.
+    return Doorbell(queue_name(pool), storage_class=PostgresStorage, serializer=BellSerializer(), results=False,
+                    dsn=dsn, create_tables=False, read_timeout=1, options="-c synchronous_commit=off")
+
+
+def queue_name(pool: Pool) -> str:
+    return f"mosaic-{pool.value}"
+
+
+def channel(pool: Pool) -> str:
+    """The NOTIFY channel on which Huey's consumer of this pool listens."""
+    return f"huey.q.{queue_name(pool)}"
+
+
+def ring(pool: Pool, task: str, number: int, priority: float = 0.0) -> None:
+    """Ring in the open transaction: heard when it commits, forgotten when it rolls back."""
+    db.execute_sql(
+        "with bell as (insert into huey_task (queue, data, priority) values (%s, %s, %s)) select pg_notify(%s, '')",
+        (queue_name(pool), bell(task, number), priority, channel(pool)))
+
+
+def ring_many(pool: Pool, task: str, numbers: list[int]) -> None:
+    """Ring for several rows in one statement."""
+    if numbers:
+        db.execute_sql(
+            "with bell as (insert into huey_task (queue, data, priority) select %s, b, 0 from unnest(%s::bytea[]) b) "
+            "select pg_notify(%s, '')", (queue_name(pool), [bell(task, n) for n in numbers], channel(pool)))

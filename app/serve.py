@@ -1,0 +1,163 @@
+"""All processes of one host: `mosaic serve` runs them under one supervisor, `mosaic run ROLE` becomes one of them.
+
+Every process is started with the environment of its role only, so that no secret stands where it is not needed.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import NoReturn
+from urllib.parse import urlsplit
+
+import psycopg
+
+from app import engine, schema
+from app.clients.openclaw import ready as engine_ready
+from app.edge import database_url
+from app.paths import Paths
+from app.postgres import Cluster
+from app.processes import Child, Supervisor
+from app.settings import Settings, environment_for, foreign_secrets, load, settings_source
+from app.settings_keys import ensure_generated
+from app.types import MosaicError, Pool
+
+DOTENV = Path(".env")
+ROOT = Path(__file__).resolve().parent.parent
+log = logging.getLogger("mosaic.serve")
+
+
+def logging_for(settings: Settings) -> None:
+    """Plain lines on standard output; the supervisor puts the process's name before them."""
+    logging.basicConfig(level=settings.log_level.upper(), stream=sys.stdout,
+                        format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("huey").setLevel(logging.WARNING)
+
+
+def source() -> dict[str, str]:
+    """The environment with what `.env` adds to it."""
+    return settings_source(os.environ, DOTENV)
+
+
+def run_role(role: str) -> int:
+    """Become the process of a role. Starts itself again first when the environment holds secrets of other roles."""
+    everything = source()
+    if foreign_secrets(role, os.environ):
+        os.execve(sys.executable, [sys.executable, "-m", "app", "run", role], child_environment(role, everything))
+    settings = load(role, os.environ, dotenv=DOTENV)
+    logging_for(settings)
+    for warning in settings.warnings:
+        log.warning("%s", warning)
+    if role == "web":
+        _become_web(settings)
+    if role == "engine":
+        engine.run(engine_settings(settings))
+    from jobs.tasks import consume
+
+    consume(settings, Pool(role))
+    return 0
+
+
+def child_environment(role: str, everything: Mapping[str, str]) -> dict[str, str]:
+    kept = environment_for(role, everything)
+    return {**kept, "PYTHONUNBUFFERED": "1", "PYTHONPATH": os.environ.get("PYTHONPATH", "")}
+
+
+def _become_web(settings: Settings) -> NoReturn:
+    """gunicorn with threads: a silent connection holds a thread for 5 s, so there are many; the pool bounds the database."""
+    bind = f"[{settings.listen_host}]" if ":" in settings.listen_host else settings.listen_host
+    os.execv(sys.executable, [
+        sys.executable, "-m", "gunicorn", "-k", "gthread", "-w", "2", "--threads", "32", "--no-control-socket",
+        "--graceful-timeout", "10", "--access-logfile", "/dev/null", "-b", f"{bind}:{settings.listen_port}",
+        "--chdir", str(Path.cwd()), "--pythonpath", str(ROOT), "app.web:create_app()"])
+
+
+def engine_settings(settings: Settings) -> engine.EngineSettings:
+    """The gateway's settings: it listens where MOSAIC_OPENCLAW_URL points."""
+    paths = Paths(settings.data_dir)
+    return engine.EngineSettings(
+        port=urlsplit(settings.openclaw_url).port or 18790, token=settings.openclaw_token, workspace=paths.worktrees,
+        state_dir=paths.engine_state, model_api=settings.model_api, model_base_url=settings.model_base_url,
+        model_api_key=settings.model_api_key, model_id=settings.model_id, context_window=settings.model_context_window,
+        cost_input=settings.model_cost_input, cost_output=settings.model_cost_output, ca_bundle=settings.ca_bundle)
+
+
+@contextmanager
+def database(settings: Settings) -> Iterator[tuple[str, str, Cluster | None]]:
+    """(owner URL, runtime URL, the embedded cluster) for single commands; runs the embedded server if nobody does."""
+    if settings.database_url:
+        yield settings.database_owner_url or settings.database_url, settings.database_url, None
+        return
+    with Cluster(settings.data_dir).opened() as cluster:
+        yield cluster.owner_url, cluster.app_url, cluster
+
+
+def migrate() -> list[str]:
+    """`mosaic migrate`: bring the database up to date."""
+    settings = load("migrate", os.environ, dotenv=DOTENV)
+    with database(settings) as (owner, app, _):
+        return schema.migrate(owner, app)
+
+
+def serve() -> int:
+    """`mosaic serve`: everything on this host, until SIGTERM or Ctrl-C."""
+    everything = source()
+    settings = load("cli", os.environ, dotenv=DOTENV)
+    logging_for(settings)
+    ensure_generated(settings.data_dir)
+    if everything.get("MOSAIC_DATABASE_URL") or everything.get("MOSAIC_DATABASE_URL_FILE"):
+        migrate()
+        return Supervisor(children(everything)).run()
+    with Cluster(settings.data_dir).supervised() as server:
+        cluster = Cluster(settings.data_dir)
+        first = replace(server, after=_migrated(cluster, server.after))
+        return Supervisor([first, *children(everything)]).run()
+
+
+def _migrated(cluster: Cluster, running: Callable[[], bool] | None) -> Callable[[], bool]:
+    """Ready = the server answers and its schema is up to date."""
+    done = False
+
+    def check() -> bool:
+        nonlocal done
+        if not done and (running is None or running()):
+            schema.migrate(cluster.owner_url, cluster.app_url)
+            done = True
+        return done
+
+    return check
+
+
+def children(everything: Mapping[str, str]) -> list[Child]:
+    """The processes of this host besides the database."""
+    def child(role: str, **more: object) -> Child:
+        return Child(role, [sys.executable, "-m", "app", "run", role], env=child_environment(role, everything),
+                     **more)  # type: ignore[arg-type]
+
+    found = [child("web"), child("control"), child("gates"), child("agents")]
+    if everything.get("MOSAIC_MODEL_BASE_URL") or everything.get("MOSAIC_MODEL_API_KEY"):
+        found.append(child("engine", stop_timeout=10.0))
+    else:
+        log.warning("No model is configured (MOSAIC_MODEL_BASE_URL, MOSAIC_MODEL_ID): the engine is not started here.")
+    return found
+
+
+def wait_for_engine(url: str) -> bool:
+    return engine_ready(url)
+
+
+def reachable(url: str) -> bool:
+    """Whether the database answers."""
+    try:
+        with psycopg.connect(url, connect_timeout=3):
+            return True
+    except psycopg.Error:
+        return False
+
+
+__all__ = ["MosaicError", "database", "database_url", "migrate", "run_role", "serve"]

@@ -1,0 +1,172 @@
+"""Make the moves that `decide` names, on a locked job, in one transaction; record the result of a step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from app import queries
+from app.ledger import chain, effects, jobs, steps
+from app.ledger.chain import Entry
+from app.pipeline import StepSpec, plan
+from app.queue import ring
+from app.stitcher.decide import (
+    Again,
+    Conclude,
+    Facts,
+    Finish,
+    Move,
+    NextRound,
+    Queue,
+    Ready,
+    Skip,
+    Start,
+    decide,
+    latest,
+)
+from app.stitcher.dispatch import dispatch, may_start, wake_repository
+from app.types import Done, Failed, GateResult, GateSpec, HandBack, JobStatus, LostLease, Pool, Result, Step, StepStatus
+
+_MAX_MOVES = 50  # a job makes fewer than ten moves at a time; more means that `decide` runs in a circle
+
+
+def advance(job_id: int) -> None:
+    """Make every move that is due for this job now. Any caller, any number of times."""
+    with chain.entry(job_id) as job:
+        step_forward(job)
+
+
+def step_forward(job: Entry) -> None:
+    """`advance` for a job that is already locked in the open transaction."""
+    pools: set[Pool] = set()
+    for _ in range(_MAX_MOVES):
+        rows = specs_of(job)
+        so_far = queries.steps(job.id)
+        moves = decide(facts_of(job), rows, so_far)
+        if not _make(job, moves, rows, so_far, pools):
+            break
+    else:
+        raise RuntimeError(f"job {job.id} does not come to rest")
+    for pool in sorted(pools):
+        dispatch(pool)
+    if job.changed:
+        tell(job.id)
+
+
+def specs_of(job: Entry) -> tuple[StepSpec, ...]:
+    return plan(job["pipeline"], tuple(GateSpec(**gate) for gate in job["gates"]))
+
+
+def facts_of(job: Entry) -> Facts:
+    limits: Mapping[str, Any] = (job["rules"] or {}).get("limits", {})
+    deadline = job["deadline_at"]
+    return Facts(
+        status=JobStatus(job["status"]), reason=job["reason"], cancel_requested=job["cancel_requested_at"] is not None,
+        deadline_passed=deadline is not None and deadline < job.now,
+        rounds=int(limits.get("rounds", 3)), attempts=int(limits.get("attempts", 2)))
+
+
+def _make(job: Entry, moves: Sequence[Move], rows: Sequence[StepSpec], so_far: Sequence[Step], pools: set[Pool]) -> bool:
+    """Make the moves; False when the job has come to rest for now."""
+    for move in moves:
+        match move:
+            case Ready(step_ids):
+                steps.ready(job, step_ids)
+                pools |= {row.pool for row in rows for step in so_far if step.id in step_ids and step.name == row.name}
+                return False
+            case Start():
+                if not may_start(job):
+                    return False
+                minutes = float((job["rules"] or {}).get("limits", {}).get("minutes", 60))
+                jobs.start(job, minutes)
+            case Queue():
+                steps.lay(job, [row for row in rows if row.gate], round=1)
+                jobs.move(job, JobStatus.QUEUED)
+                _plan_status_comment(job)
+            case Again(spec, round, attempt):
+                steps.lay(job, [spec], round=round, attempt=attempt)
+                lay_again(job, spec.redo, round, rows, so_far)
+            case NextRound(round, specs, red):
+                left = [step for step in so_far if step.status is StepStatus.PENDING and step.name in
+                        {spec.name for spec in specs}]
+                steps.skip(job, [_row(step) for step in left], "another round is needed")
+                steps.lay(job, specs, round=round)
+                job.event("continuation.forced", round=round, red=list(red))
+            case Skip(step_ids, why):
+                steps.skip(job, [_row(step) for step in so_far if step.id in step_ids], why)
+            case Conclude(reason, detail):
+                jobs.conclude(job, reason, detail)
+            case Finish(status):
+                jobs.move(job, status, reason=job["reason"], detail=job["detail"][:500],
+                          actor=job["cancelled_by"] or "system:stitcher")
+                wake_repository(job)
+                return False
+    return bool(moves)
+
+
+def _row(step: Step) -> dict[str, Any]:
+    return {"id": step.id, "name": step.name, "round": step.round, "attempt": step.attempt}
+
+
+def lay_again(job: Entry, names: Sequence[str], round: int, rows: Sequence[StepSpec], so_far: Sequence[Step]) -> None:
+    """Put fresh copies of earlier steps into a round: they run before the step that needs them again."""
+    newest = latest(so_far)
+    for row in rows:
+        if row.name in names and newest[row.name].status.terminal:
+            known = [step.attempt for step in so_far if step.name == row.name and step.round == round]
+            steps.lay(job, [row], round=round, attempt=max(known, default=0) + 1)
+
+
+def _plan_status_comment(job: Entry) -> None:
+    if job["number"] is not None:
+        effects.plan_once(f"job:{job.id}:status", "comment.status",
+                          {"repository_id": job["repository_id"], "number": job["number"]}, job_id=job.id)
+
+
+def tell(job_id: int) -> None:
+    """Ask the herald for a fresh status comment, if the job has one."""
+    asked = effects.touch(f"job:{job_id}:status")
+    if asked and asked[1]:
+        ring(Pool.CONTROL, "herald.deliver", asked[0])
+
+
+def record(step: Mapping[str, Any], result: Result) -> bool:
+    """Close a running step with its result and make the job's next moves, in one transaction.
+
+    False when the step is no longer ours: the result is dropped.
+    """
+    try:
+        with chain.entry(step["job_id"]) as job:
+            _close_step(job, step, result)
+            step_forward(job)
+    except LostLease:
+        return False
+    return True
+
+
+def _close_step(job: Entry, step: Mapping[str, Any], result: Result) -> None:
+    match result:
+        case Done(output, facts, conclude):
+            _receipt(job, step, output)
+            steps.finish(job, step, StepStatus.COMPLETED, output=_without_receipt(output))
+            job.set(**facts)
+            if conclude:
+                jobs.conclude(job, conclude)
+        case Failed(reason, detail, retryable, output):
+            _receipt(job, step, output)
+            status = StepStatus.CANCELLED if reason == "cancelled" else StepStatus.FAILED
+            steps.finish(job, step, status, output={**_without_receipt(output), "retryable": retryable},
+                         reason=reason, detail=detail)
+        case HandBack(reason, detail, retry_after, redo):
+            steps.hand_back(job, step, reason, detail, retry_after)
+            lay_again(job, redo, step["round"], specs_of(job), queries.steps(job.id))
+
+
+def _receipt(job: Entry, step: Mapping[str, Any], output: Mapping[str, Any]) -> None:
+    if "receipt" in output:
+        steps.gate_result(job, step, GateResult(**output["receipt"]))
+
+
+def _without_receipt(output: Mapping[str, Any]) -> dict[str, Any]:
+    """The receipt of a gate has a table of its own; the step keeps the verdict."""
+    return {key: value for key, value in output.items() if key != "receipt"}

@@ -1,0 +1,87 @@
+"""What people ask for: a new job, its end, its repetition. Callers have authorised the person."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from app import queries
+from app.ledger import chain, effects, jobs, slots, steps
+from app.ledger.chain import Entry
+from app.pipeline import plan
+from app.queue import ring
+from app.stitcher.advance import step_forward
+from app.types import Job, Pool, Trigger
+
+
+def submit(trigger: Trigger, *, trigger_key: str, instructions: str, pipeline: str = "implement",
+           requester: str = "", priority: int = 0, metadata: dict[str, Any] | None = None) -> int | None:
+    """Open a pending job in the open transaction, acknowledge it, ring for its admission.
+
+    The job's id, or None when this trigger already has a job.
+    """
+    job = jobs.open_job(pipeline=pipeline, trigger=trigger, trigger_key=trigger_key, instructions=instructions,
+                        requester=requester or f"gitea:{trigger.actor}", priority=priority, metadata=metadata)
+    if job is None:
+        return None
+    _begin(job, trigger)
+    return job.id
+
+
+def _begin(job: Entry, trigger: Trigger) -> None:
+    steps.lay(job, plan(job["pipeline"]), round=1)
+    acknowledge(trigger, f"job:{job.id}:eyes", job_id=job.id)
+    step_forward(job)
+    job.close()
+
+
+def acknowledge(trigger: Trigger, key: str, *, job_id: int | None = None, delivery_id: int | None = None) -> None:
+    """👀 on the text that asked, as soon as a control worker is free."""
+    if trigger.kind not in ("comment", "opened", "assigned", "labeled"):
+        return
+    target = {"repository_id": trigger.repository_id, "repository": trigger.repository, "number": trigger.number,
+              "comment_id": trigger.object_id if trigger.kind == "comment" else None, "content": "eyes"}
+    effect_id = effects.plan_once(key, "reaction", target, job_id=job_id, delivery_id=delivery_id)
+    if effect_id:
+        ring(Pool.CONTROL, "herald.deliver", effect_id, priority=1.0)
+
+
+def cancel(job_id: int, actor: str) -> bool:
+    """Stop a job; False when it has ended or is ending. Its running steps see it within half a second."""
+    with chain.entry(job_id) as job:
+        if not jobs.request_cancel(job, actor):
+            return False
+        step_forward(job)
+    return True
+
+
+def retry(job: Job, *, actor: str, actor_id: int, login: str, key: str, instructions: str | None = None,
+          permission: str | None = None, at: str = "") -> int | None:
+    """A new job for the work of a finished one: same branch, pull request and status comment.
+
+    `key` makes the request unique (one retry per command). None when that retry exists already.
+    """
+    trigger = replace(job.trigger, actor_id=actor_id, actor=login, permission=permission, at=at or job.trigger.at)
+    with chain.entry(job.id) as old:
+        new = jobs.open_job(
+            pipeline=job.pipeline, trigger=trigger, trigger_key=f"retry:{job.id}:{key}",
+            instructions=job.instructions if instructions is None else instructions, requester=actor,
+            priority=job.priority, retry_of=job.id,
+            carry={"branch": job.branch, "pull_request": job.pull_request, "access": job.access})
+        if new is None:
+            return None
+        old.event("job.retried", actor=actor, by=new.id)
+        _begin(new, trigger)
+    return new.id
+
+
+def same_click(trigger: Trigger) -> Job | None:
+    """The open job of the same issue that another event of the same click has made already.
+
+    Opening an issue with an assignee and a label yields up to four deliveries, in any order.
+    """
+    if trigger.number is None or trigger.kind not in ("opened", "assigned", "labeled"):
+        return None
+    slots.lock_issue(trigger.repository_id, trigger.number)
+    others = queries.issue_jobs(trigger.repository_id, trigger.number, open_only=True)
+    return next((job for job in others if job.trigger.kind in ("opened", "assigned", "labeled")), None)

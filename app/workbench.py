@@ -1,0 +1,40 @@
+"""One command of the repository's rules in the sandbox, for a step: setup and gates run their commands here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from app import sandbox
+from app.clients.git import Git
+from app.context import Context
+from app.sandbox_host import discard
+from app.sandbox_profile import Limits
+
+
+@contextmanager
+def clean_checkout(context: Context, git: Git, tree: str) -> Iterator[Path]:
+    """A fresh checkout of a tree for one step, removed afterwards whatever happened."""
+    work = context.paths.checkout(context.job.id, context.row["id"], context.row["fence"])
+    index = work.with_name(work.name + ".index")
+    discard(work)
+    index.unlink(missing_ok=True)
+    work.parent.mkdir(parents=True, exist_ok=True)
+    git.checkout(tree, work, index=index)
+    try:
+        yield work
+    finally:
+        discard(work)
+        index.unlink(missing_ok=True)
+
+
+def run_command(context: Context, command: str, work: Path, seconds: float, *, network: bool = False,
+                read_only: Mapping[str, Path] | None = None) -> sandbox.Ran:
+    """Run it with this server's tool folders; its output goes to the step's log."""
+    server = context.clients.server.sandbox
+    limits = Limits(seconds=max(1.0, context.seconds_left(seconds)))
+    return sandbox.run(
+        command, work=work, read_only=read_only, limits=limits, network=network, cancelled=context.cancelled,
+        on_output=context.log, tools=[Path(tool) for tool in server.read_only], path=list(server.path),
+        insecure=server.insecure)

@@ -1,0 +1,155 @@
+"""One consumer process among many: its liveness lock, its heartbeat, the sweep if it is elected.
+
+The session lock tells everybody that this process lives: when it dies, PostgreSQL frees the lock, and the sweep of any
+control worker takes its steps back. The lease is the second line, for a process that is alive but frozen or cut off.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import psycopg
+
+from app.ledger import steps, workers
+from app.models import db
+
+log = logging.getLogger("mosaic.worker")
+VERSION = "0.1.0"
+STOP_SECONDS = 0.4  # how often running steps learn that they are to stop
+RENEW_EVERY = 20  # … and every how many of those the leases are renewed (8 s of a 30 s lease)
+_SWEEPER = 0x6D6F7377  # advisory lock of the worker that sweeps
+SWEEP_SECONDS = 1.0
+
+
+@dataclass(slots=True)
+class Held:
+    """A step that runs here. `why` says why it has to stop: cancel | lost | drain."""
+
+    step_id: int
+    fence: int
+    interruptible: bool
+    stop: threading.Event = field(default_factory=threading.Event)
+    why: str = ""
+
+    def end(self, why: str) -> None:
+        self.why = self.why or why
+        self.stop.set()
+
+
+class Worker:
+    """Registered while its process lives. Threads of the consumer hold steps through `holding`."""
+
+    def __init__(self, url: str, pool: str, slots: int) -> None:
+        self._url = url
+        self.pool, self.slots, self.host = pool, slots, socket.gethostname()
+        self.id = 0
+        self.draining = False
+        self._held: dict[int, Held] = {}
+        self._mutex = threading.Lock()
+        self._over = threading.Event()
+        self._lock: psycopg.Connection[Any] | None = None
+
+    def start(self, sweep: Callable[[], None] | None = None) -> None:
+        """Register, take the session lock, start the heartbeat and (control workers) the sweep."""
+        with db.connection_context():
+            self.id = workers.register(str(uuid.uuid4()), self.host, os.getpid(), self.pool, self.slots, VERSION)
+        self._take_lock()
+        threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
+        if sweep:
+            threading.Thread(target=self._sweep, args=(sweep,), name="sweep", daemon=True).start()
+
+    def drain(self) -> None:
+        """Take nothing new; what can be interrupted is handed back, what cannot goes on with its lease renewed."""
+        self.draining = True
+        with self._mutex:
+            for held in self._held.values():
+                if held.interruptible:
+                    held.end("drain")
+
+    def stop(self) -> None:
+        self._over.set()
+        with db.connection_context():
+            workers.retire(self.id)
+        if self._lock is not None:
+            self._lock.close()
+
+    @contextmanager
+    def holding(self, step: dict[str, Any], *, interruptible: bool) -> Iterator[Held]:
+        held = Held(step["id"], step["fence"], interruptible)
+        with self._mutex:
+            self._held[held.step_id] = held
+            if self.draining and interruptible:
+                held.end("drain")
+        try:
+            yield held
+        finally:
+            with self._mutex:
+                self._held.pop(held.step_id, None)
+
+    def _take_lock(self) -> None:
+        self._lock = psycopg.connect(self._url, autocommit=True, application_name=f"mosaic-worker-{self.id}",
+                                     keepalives_idle=10, keepalives_interval=5, keepalives_count=3)
+        self._lock.execute("select pg_advisory_lock(%s, %s)", (workers.LOCK_CLASS, self.id))
+
+    def _beat(self) -> None:
+        turn = 0
+        while not self._over.wait(STOP_SECONDS):
+            turn += 1
+            try:
+                self._look(renew=turn % RENEW_EVERY == 0)
+            except Exception:
+                log.exception("heartbeat of worker %s failed; it tries again", self.id)
+                self._reconnect()
+
+    def _look(self, *, renew: bool) -> None:
+        with self._mutex:
+            held = dict(self._held)
+        if not held and not renew:
+            return
+        with db.connection_context():
+            ours = {row["id"]: row for row in (steps.renew if renew else steps.running)(self.id)}
+            if renew:
+                workers.beat(self.id)
+        if renew and self._lock is not None:
+            self._lock.execute("select 1")
+        for step_id, item in held.items():
+            row = ours.get(step_id)
+            if row is None or row["fence"] != item.fence:
+                item.end("lost")
+            elif row["stop"]:
+                item.end("cancel")
+
+    def _reconnect(self) -> None:
+        try:
+            if self._lock is None or self._lock.closed or self._lock.broken:
+                self._take_lock()
+        except psycopg.Error:
+            log.warning("worker %s cannot reach the database; it tries again", self.id)
+
+    def _sweep(self, sweep: Callable[[], None]) -> None:
+        """Sweep once a second while this worker holds the sweeper's lock."""
+        while not self._over.wait(SWEEP_SECONDS):
+            try:
+                with psycopg.connect(self._url, autocommit=True, application_name="mosaic-sweep") as election:
+                    self._sweep_while_elected(election, sweep)
+            except psycopg.Error:
+                log.warning("the sweep lost the database; it tries again")
+
+    def _sweep_while_elected(self, election: psycopg.Connection[Any], sweep: Callable[[], None]) -> None:
+        while not self._over.wait(SWEEP_SECONDS):
+            row = election.execute("select pg_try_advisory_lock(%s)", (_SWEEPER,)).fetchone()
+            if not row or not row[0]:
+                continue
+            while not self._over.wait(SWEEP_SECONDS):
+                election.execute("select 1")  # still connected, so still elected
+                with db.connection_context():
+                    sweep()
+            return

@@ -1,0 +1,106 @@
+"""@mosaic: receives Gitea's webhooks. One delivery in, at most one job out; it executes nothing.
+
+Verify the raw bytes, then parse; commit the delivery and what it asks for together; answer 202. No network call.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import logging
+import re
+from typing import Any
+
+from flask import Request as HttpRequest
+from flask.typing import ResponseReturnValue
+
+from app import queries, stitcher
+from app.edge import Refusal, edge, raw_body, settings
+from app.ledger import inbox
+from app.ledger.chain import transaction
+from app.gitea_events import Ignored, Known, Malformed, Request, interpret
+from app.queue import ring
+from app.stitcher.requests import acknowledge, same_click
+from app.strict_json import BadJson, parse_object
+from app.types import Command, Pool, Verb
+
+log = logging.getLogger("mosaic.receiver")
+_DELIVERY = re.compile(r"[0-9A-Za-z-]{8,80}")
+_HEX = re.compile(r"[0-9a-f]{64}")
+
+
+@edge
+def receive(request: HttpRequest) -> ResponseReturnValue:
+    """`POST /webhooks/gitea`: 202 once committed; 401, 411, 413, 415 or 400 with a reason; never a 500 for bad input."""
+    body = raw_body(request)
+    if not genuine(request.headers.getlist("X-Gitea-Signature"), body, settings().webhook_secrets):
+        raise Refusal(401, "bad_signature", "The signature does not fit. Check the secret of the webhook.")
+    delivery_id = request.headers.get("X-Gitea-Delivery", "")
+    if not _DELIVERY.fullmatch(delivery_id):
+        raise Refusal(400, "bad_delivery_id", "X-Gitea-Delivery is missing or odd.")
+    event = request.headers.get("X-Gitea-Event-Type") or request.headers.get("X-Gitea-Event", "")
+    try:
+        payload = parse_object(body)
+        found = interpret(event, payload, _known(payload))
+    except (BadJson, Malformed) as error:
+        return _unreadable(delivery_id, event, body, str(error))
+    if isinstance(found, Ignored):
+        return _ignored(delivery_id, event, found)
+    return _accepted(delivery_id, event, body, found)
+
+
+def genuine(signatures: list[str], body: bytes, secrets: tuple[bytes, ...]) -> bool:
+    """Whether exactly one signature came and it is the HMAC-SHA256 of these bytes under one of the secrets."""
+    if len(signatures) != 1 or not secrets or not _HEX.fullmatch(signatures[0]):
+        return False
+    given = signatures[0].encode()
+    return any(hmac.compare_digest(hmac.new(secret, body, hashlib.sha256).hexdigest().encode(), given)
+               for secret in secrets if secret)
+
+
+def _known(payload: dict[str, Any]) -> Known:
+    repository = payload.get("repository")
+    repository_id = repository.get("id") if isinstance(repository, dict) else None
+    label = queries.trigger_label(repository_id) if isinstance(repository_id, int) and 0 <= repository_id < 2**63 else "mosaic"
+    return Known(queries.self_id(), queries.self_login() or "mosaic", label)
+
+
+def _unreadable(delivery_id: str, event: str, body: bytes, why: str) -> ResponseReturnValue:
+    """Signed by Gitea but not what Gitea sends: kept for the operator, refused."""
+    with transaction():
+        inbox.receive("gitea", delivery_id, dedup_key=None, event=event[:80], state="failed", reason=why, body=body)
+    log.warning("delivery %s (%s) cannot be read: %s", delivery_id, event[:80], why)
+    raise Refusal(400, "bad_payload", f"The payload cannot be read: {why}.")
+
+
+def _ignored(delivery_id: str, event: str, found: Ignored) -> ResponseReturnValue:
+    with transaction():
+        inbox.receive("gitea", delivery_id, dedup_key=None, event=event[:80], state="ignored", reason=found.reason)
+    return {"ignored": found.reason}, 202
+
+
+def _accepted(delivery_id: str, event: str, body: bytes, found: Request) -> ResponseReturnValue:
+    """Delivery and job commit together, or neither does."""
+    task = next((command for command in found.commands if isinstance(command, Command) and command.verb is Verb.FIX), None)
+    others = [command for command in found.commands if command is not task]
+    with transaction():
+        stored = inbox.receive("gitea", delivery_id, dedup_key=found.dedup_key, event=event[:80],
+                               state="command" if others else "job", body=body, trigger=found.trigger, commands=others)
+        if stored is None:
+            return {"duplicate": True}, 202
+        job_id = _submit(task, found, stored) if task else None
+        if others:
+            acknowledge(found.trigger, f"delivery:{stored}:eyes", delivery_id=stored)
+            ring(Pool.CONTROL, "runner.obey", stored)
+    return {"delivery": stored, "job": job_id}, 202
+
+
+def _submit(task: Command, found: Request, delivery: int) -> int | None:
+    other = same_click(found.trigger)
+    if other is not None:
+        inbox.attach(delivery, other.id, "job", f"part of the click that made job {other.id}")
+        return other.id
+    job_id = stitcher.submit(found.trigger, trigger_key=f"gitea:{found.dedup_key}", instructions=task.text)
+    if job_id is not None:
+        inbox.note_job(delivery, job_id)
+    return job_id

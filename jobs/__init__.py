@@ -1,0 +1,1 @@
+"""The hands: one function per step, `name(context) -> Done | Failed | HandBack`."""

@@ -1,0 +1,101 @@
+"""herald.publish: push the judged commit, open the pull request, set the statuses. In this order, each exactly once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from app import authority, queries
+from app.context import Context
+from app.guard_rails import allowed_actor
+from app.ledger import effects
+from app.types import Ambiguous, Done, Failed, HandBack, Permanent, Result, Transient
+from app.voice_pr import status_description
+from jobs.herald.deliver import carry_out, later
+
+
+def publish(context: Context) -> Result:
+    """Done when branch and pull request are there; nothing is pushed whose tree the gates did not judge."""
+    made = context.output_of("runner.commit")
+    refusal = _may_not(context, made)
+    if refusal:
+        return refusal
+    if context.rules.bot.mode == "shadow":
+        return Done(output={"shadow": True}, conclude="done")
+    job = context.job
+    place: dict[str, Any] = {"repository_id": job.repository_id, "repository": job.repository, "number": job.number}
+    pushed = _carry(context, f"job:{job.id}:push", "push", {**place, "branch": job.branch, "sha": made["commit"]})
+    if not isinstance(pushed, dict):
+        return pushed
+    _statuses(context, made["commit"], place)
+    pull = _carry(context, f"job:{job.id}:pull", "pull_request", place)
+    if not isinstance(pull, dict):
+        return pull
+    return Done(output={"pushed": pushed.get("outcome"), "pull_request": pull["number"], "url": pull["url"]},
+                facts={"pull_request": pull["number"], "head_sha": made["commit"],
+                       "metadata": {**job.metadata, "pull_url": pull["url"]}}, conclude="done")
+
+
+def _may_not(context: Context, made: Any) -> Failed | None:
+    """Before the push: every required gate is green on exactly this tree, and the person may still ask."""
+    results = {gate.name: gate for gate in queries.gate_results(context.job.id)}
+    for gate in context.gates:
+        seen = results.get(gate.name)
+        if gate.required and (seen is None or not seen.passed or seen.tree_sha != made["tree"]):
+            return Failed("gates_failed", f"There is no green result of gate {gate.name} for the tree to be pushed.")
+    known = queries.authority(context.job.id)
+    if known.get("source") == "operator":
+        return None
+    stated = known.get("permission") if known.get("source") == "payload" else None
+    job = context.job
+    now = authority.ask(context.clients, job.repository, job.requester_id, job.trigger.actor, stated)
+    decision = allowed_actor(context.rules.who, now.login, now.permission)
+    context.event("authz.checked", actor_id=now.user_id, login=now.login, source=now.source, permission=now.permission,
+                  needed=context.rules.who.permission, allowed=decision.allowed)
+    return None if decision.allowed else Failed("refused", decision.why)
+
+
+def _carry(context: Context, key: str, kind: str, target: dict[str, Any]) -> dict[str, Any] | Result:
+    """Plan an effect (once), carry it out now under its own fence; its result."""
+    context.check()
+    effects.plan_once(key, kind, target, job_id=context.job.id)
+    known = queries.effect(key)
+    assert known is not None
+    if known["state"] == "done":
+        return {**known["result"], "external_id": known["external_id"]}
+    if known["state"] == "failed":
+        effects.plan(key, kind, target, job_id=context.job.id)
+    effect = effects.claim(known["id"], context.clients.worker.id)
+    if effect is None:
+        return HandBack("forge_unavailable", f"{key} is held by another worker or not due yet.", 1.0)
+    try:
+        result = carry_out(effect, context.clients)
+    except Transient as error:
+        later(effect, error)
+        wait = 1.0 if isinstance(error, Ambiguous) else (error.retry_after or 5.0)
+        return HandBack("forge_unavailable", str(error), wait)
+    except Permanent as error:
+        effects.fail(effect, str(error))
+        return Failed("conflict" if error.code == "conflict" else "refused", str(error))
+    _record(context, kind, result)
+    return result
+
+
+def _record(context: Context, kind: str, result: dict[str, Any]) -> None:
+    if kind == "push":
+        context.event("git.pushed", branch=result["branch"], sha=result["sha"], outcome=result["outcome"])
+    else:
+        again = context.job.pull_request == result["number"]
+        context.event("pr.updated" if again else "pr.opened", number=result["number"], url=result["url"])
+
+
+def _statuses(context: Context, sha: str, place: dict[str, Any]) -> None:
+    """A status per gate and one for the job, on the pushed commit; they are carried out on the side."""
+    job, link = context.job, f"{context.settings.base_url}/jobs/{context.job.id}"
+    for gate in queries.gate_results(job.id):
+        target = {**place, "sha": sha, "context": f"mosaic/{gate.name}", "url": link,
+                  "state": "success" if gate.passed else ("failure" if gate.required else "warning"),
+                  "description": status_description(gate)}
+        effects.plan_once(f"job:{job.id}:status:{gate.name}:{sha[:12]}", "commit.status", target, job_id=job.id)
+    effects.plan_once(f"job:{job.id}:status:job:{sha[:12]}", "commit.status",
+                      {**place, "sha": sha, "context": "mosaic/job", "url": link, "state": "success",
+                       "description": f"Job {job.id}: all gates are green"}, job_id=job.id)

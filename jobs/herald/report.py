@@ -1,0 +1,42 @@
+"""herald.report: the last words. The closing comment mentions the requester; the status comment gets its final form."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from app import queries
+from app.context import Context
+from app.ledger import effects
+from app.ledger.chain import transaction
+from app.types import Done, Result
+from jobs.herald.deliver import deliver
+
+
+def report(context: Context) -> Result:
+    """Say how the job ended. When Gitea is away the words stay planned and go out later; the job ends all the same."""
+    job = context.job
+    planned: list[int] = []
+    with transaction():
+        if job.number is not None:
+            place: dict[str, Any] = {"repository_id": job.repository_id, "repository": job.repository, "number": job.number}
+            closing = effects.plan_once(f"job:{job.id}:closing", "comment.closing", place, job_id=job.id)
+            planned += [closing] if closing else []
+            status = effects.touch(f"job:{job.id}:status")
+            planned += [status[0]] if status and status[1] else []
+            if job.trigger.kind == "labeled" and job.base_sha is not None:
+                label = effects.plan_once(f"job:{job.id}:unlabel", "label.remove",
+                                          {**place, "label": queries.trigger_label(job.repository_id)}, job_id=job.id)
+                planned += [label] if label else []
+    waiting = [effect["id"] for effect in queries.effects(job.id) if effect["kind"] == "commit.status"
+               and effect["state"] == "planned"]
+    for effect_id in [*planned, *waiting]:
+        deliver(effect_id, context.clients)
+    _record(context)
+    return Done(output={"said": len(planned)})
+
+
+def _record(context: Context) -> None:
+    for kind in ("status", "closing"):
+        effect = queries.effect(f"job:{context.job.id}:{kind}")
+        if effect and effect["external_id"]:
+            context.event("comment.posted", what=kind, comment_id=effect["external_id"])

@@ -1,0 +1,88 @@
+"""inspector: runs policy checks and quality gates on the committed tree. It changes nothing."""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import asdict
+from pathlib import Path
+
+from app import guard_rails, quality_rails
+from app.clients.git import Git
+from app.context import Context
+from app.types import Cancelled, Change, Done, Failed, GateSpec, Result
+from app.workbench import clean_checkout, run_command
+
+_REPORT_LIMIT = 16 * 1024 * 1024
+_LINK = "120000"
+
+
+def policy(context: Context) -> Result:
+    """Is the change itself allowed: what it touches, how large it is, what kinds of files it brings."""
+    made, rules = context.output_of("runner.commit"), context.rules
+    git = context.clients.git(context.job.repository_id)
+    changes = git.changes(made["start"], made["commit"])
+    sizes = {entry.path: entry.size for entry in git.list_tree(made["commit"])}
+    findings = guard_rails.policy(
+        changes, protected=rules.protect.paths, allowed=rules.protect.allow, max_files=rules.limits.files,
+        max_patch_kb=rules.limits.patch_kb, sizes=sizes, targets=_targets(git, made["commit"], changes))
+    if not findings:
+        return Done(output={"tree": made["tree"], "files": len(changes)})
+    detail = "\n".join(f"- {finding.path}: {finding.detail}" for finding in findings[:20])
+    return Failed("policy_violation", detail, output={"findings": [asdict(finding) for finding in findings[:100]]})
+
+
+def _targets(git: Git, commit: str, changes: tuple[Change, ...]) -> dict[str, str]:
+    """Where the changed symbolic links point."""
+    links = [change.path for change in changes if change.new_mode == _LINK]
+    return {path: (git.read(commit, path, 4096) or b"").decode("utf-8", "replace") for path in links}
+
+
+def gate(context: Context) -> Result:
+    """One gate in a fresh checkout of the committed tree. Its receipt is stored with the step."""
+    spec = _spec(context)
+    made = context.output_of("runner.commit")
+    context.event("gate.started", gate=spec.name, command=spec.command, tree_sha=made["tree"])
+    git = context.clients.git(context.job.repository_id)
+    context.log(f"$ {spec.command}\n")
+    with clean_checkout(context, git, made["tree"]) as work:
+        ran = run_command(context, spec.command, work, spec.timeout, read_only=_prepared(context))
+        if ran.cancelled:
+            raise Cancelled("the gate was stopped")
+        report = read_report(work, spec.report) if spec.report else None
+    result = quality_rails.verdict(spec, ran, report, made["tree"])
+    output = {"receipt": asdict(result), "required": spec.required, "passed": result.passed, "why": result.why}
+    return Done(output=output) if result.passed else Failed("gate_red", result.why, output=output)
+
+
+def _spec(context: Context) -> GateSpec:
+    name = context.step.name.removeprefix("inspector.gate.")
+    return next(spec for spec in context.gates if spec.name == name)
+
+
+def _prepared(context: Context) -> dict[str, Path]:
+    """What setup left for the gates: laid read-only over the checkout."""
+    key = context.output_of("runner.setup").get("cache")
+    if not key:
+        return {}
+    out = context.paths.setup_cache(key) / "out"
+    return {name: out / name for name in context.rules.setup.outputs if (out / name).exists()}
+
+
+def read_report(work: Path, name: str) -> bytes | None:
+    """A report file below `work`, without following any link: the gate's code may have planted one."""
+    folder = os.open(work, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        for part in Path(name).parts[:-1]:
+            inner = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=folder)
+            os.close(folder)
+            folder = inner
+        with open(os.open(Path(name).name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                return None
+            data = file.read(_REPORT_LIMIT + 1)
+    except OSError:
+        return None
+    finally:
+        os.close(folder)
+    return data if len(data) <= _REPORT_LIMIT else None

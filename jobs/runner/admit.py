@@ -1,0 +1,161 @@
+"""runner.admit: everything that needs the network before any work: is the request real, allowed, and within the rules."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict
+
+from app import authority, quality_rails, queries
+from app.authority import Authority
+from app.clients.git import Git
+from app.clients.gitea import GiteaClient
+from app.clients.gitea_types import Repository
+from app.context import Clients, Context
+from app.guard_rails import allowed_actor
+from app.ledger import jobs
+from app.rules import RULES_FILES, Rules, effective, parse_rules
+from app.types import ConfigInvalid, Done, Failed, GateSpec, MosaicError, Result, Trigger
+from jobs.runner.branch import Branch, choose_branch
+from jobs.runner.evidence import verify
+
+log = logging.getLogger("mosaic.runner")
+_RULES_LIMIT = 64 * 1024
+
+
+class Refuse(MosaicError):
+    """The job is not admitted; `code` is a reason of app/types.py."""
+
+
+def introduce(clients: Clients) -> None:
+    """Learn which account is our own, so that the receiver can drop the bot's own actions."""
+    assert clients.forge is not None
+    try:
+        me = clients.forge.me()
+    except MosaicError as error:
+        log.warning("Gitea does not say who this bot is (%s); it is asked again at the first job", error)
+        return
+    from app.edge import connected
+
+    with connected():
+        jobs.remember_self(me.id, me.login)
+
+
+def admit(context: Context) -> Result:
+    """Queue the job or refuse it, visibly. Its output says who asked, from which source, with which rules."""
+    try:
+        return _admit(context)
+    except Refuse as refusal:
+        return Failed(refusal.code, str(refusal))
+    except ConfigInvalid as error:
+        where = f"{error.source}, line {error.line}" if error.line else error.source
+        return Failed("config_invalid", f"{where}: {error}")
+
+
+def _admit(context: Context) -> Result:
+    job, forge = context.job, context.forge
+    if queries.self_id() is None:
+        introduce(context.clients)
+    repository = _served(context, forge)
+    who = authority.ask(context.clients, repository.full_name, job.trigger.actor_id, job.trigger.actor,
+                        job.trigger.permission)
+    if job.trigger.kind == "cli":
+        who = Authority("operator", "admin", job.trigger.actor, job.trigger.actor_id)
+    _early(who)
+    why_not = verify(forge, repository.full_name, job.trigger, queries.self_id())
+    if why_not:
+        raise Refuse(why_not, code="not_found")
+    git, base = _base(context, repository)
+    rules = _rules(context, git, base)
+    decision = allowed_actor(rules.who, who.login, who.permission)
+    context.event("authz.checked", actor_id=who.user_id, login=who.login, source=who.source,
+                  permission=who.permission, needed=rules.who.permission, allowed=decision.allowed)
+    if who.source != "operator":
+        _within(decision.allowed, decision.why, rules, job.requester_id, job.trigger)
+    gates = _gates(context, git, base, rules, repository.full_name)
+    branch = choose_branch(context, forge, repository, rules.bot.branch_prefix)
+    jobs.remember_repository(repository.id, repository.full_name, repository.default_branch, repository.private,
+                             rules.bot.trigger_label)
+    return Done(
+        output={"authority": who.as_json(), "gates": [gate.name for gate in gates],
+                "gates_sha256": quality_rails.gates_hash(gates), "base": base, "rules_sha256": rules.sha256},
+        facts=_facts(repository, base, branch, rules, gates, who))
+
+
+def _facts(repository: Repository, base: str, branch: Branch, rules: Rules, gates: tuple[GateSpec, ...],
+           who: Authority) -> dict[str, object]:
+    """The columns of the job that admission fixes."""
+    return {"repository": repository.full_name, "default_branch": repository.default_branch, "base_sha": base,
+            "branch": branch.name, "pull_request": branch.pull_request, "rules": rules.to_json(),
+            "gates": [asdict(gate) for gate in gates], "authority": who.as_json()}
+
+
+def _served(context: Context, forge: GiteaClient) -> Repository:
+    """The repository as it is today, by id: names change."""
+    repository = forge.repository_by_id(context.job.repository_id)
+    if repository is None:
+        raise Refuse("The repository is not visible to the bot.", code="not_served")
+    if not context.clients.server.serves(repository.full_name):
+        raise Refuse(f"{repository.full_name} is not on the server's list.", code="not_served")
+    if repository.archived:
+        raise Refuse("The repository is archived.", code="refused")
+    if repository.empty:
+        raise Refuse("The repository is empty: there is nothing to start from.", code="refused")
+    return repository
+
+
+def _early(who: Authority) -> None:
+    """Turn strangers away before anything is fetched for them."""
+    if who.source == "unknown" and who.permission is None:
+        raise Refuse(
+            f"Mosaic cannot tell what {who.login} may do here. Set MOSAIC_GITEA_AUTHZ_TOKEN, or make the bot an "
+            "administrator of the repository.", code="refused")
+    if who.permission == "none":
+        raise Refuse(f"{who.login} has no access to this repository.", code="refused")
+
+
+def _base(context: Context, repository: Repository) -> tuple[Git, str]:
+    """Fetch the mirror; it and the head of the default branch, kept for this job."""
+    token = context.settings.gitea_token
+    git = context.clients.git(repository.id, repository.clone_url, token)
+    git.ensure()
+    git.fetch()
+    base = git.resolve(f"refs/heads/{repository.default_branch}")
+    if base is None:
+        raise Refuse(f"The default branch {repository.default_branch} does not exist.", code="refused")
+    git.keep(base, f"refs/mosaic/job-{context.job.id}/base")
+    return git, base
+
+
+def _rules(context: Context, git: Git, base: str) -> Rules:
+    """The effective rules, from the default branch and nowhere else."""
+    server = context.clients.server
+    for path in RULES_FILES:
+        raw = git.read(base, path, _RULES_LIMIT)
+        if raw is not None:
+            text = raw.decode("utf-8", "replace")
+            return effective(server, parse_rules(text, path))
+    return effective(server, None)
+
+
+def _within(allowed: bool, why: str, rules: Rules, requester_id: int, trigger: Trigger) -> None:
+    if not rules.bot.enabled:
+        raise Refuse("Mosaic is switched off for this repository (`[bot] enabled = false`).", code="refused")
+    if not allowed:
+        raise Refuse(why, code="refused")
+    if trigger.kind == "assigned" and not rules.bot.trigger_on_assign:
+        raise Refuse("This repository does not start jobs by assignment.", code="refused")
+    if queries.recent_requests(requester_id) > rules.limits.per_user_hour:
+        raise Refuse(f"More than {rules.limits.per_user_hour} requests within an hour (`limits.per_user_hour`).",
+                     code="refused")
+
+
+def _gates(context: Context, git: Git, base: str, rules: Rules, repository: str) -> tuple[GateSpec, ...]:
+    """Effective gates: server and repository, or what the repository's own files suggest."""
+    own = rules.gates
+    if not own:
+        files = {entry.path for entry in git.list_tree(base)}
+        own = quality_rails.detect(files, lambda path: git.read(base, path, 256 * 1024))
+    gates = quality_rails.effective(queries.server_gates(repository), own)
+    if not any(gate.required for gate in gates) and not rules.bot.allow_ungated:
+        raise Refuse("No gate is configured, and none could be detected.", code="no_gates")
+    return gates

@@ -1,0 +1,184 @@
+"""One Huey task per row of the pipeline table, and the consumer process of each pool. The composition root of the work.
+
+A task carries the id of a row. It claims the row, does the work with the lease renewed behind it, and records the result.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+from huey.consumer import Consumer
+
+from app import queue, stitcher
+from app.clients.gitea import GiteaClient
+from app.clients.openclaw import OpenClaw
+from app.context import Clients, Context, Work
+from app.edge import connected, database_url, open_database
+from app.ledger import steps
+from app.ledger.chain import use_redactor
+from app.pipeline import PIPELINES, StepSpec
+from app.redact import Redactor
+from app.rules import ServerConfig
+from app.settings import Settings, secrets_of
+from app.types import REASONS, Cancelled, Failed, HandBack, LostLease, MosaicError, Permanent, Pool, Result, StepType, Transient
+from app.worker import Worker
+
+log = logging.getLogger("mosaic.tasks")
+CONTROL_SLOTS = 8
+BACKOFF_SECONDS = (1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0)
+
+# Tasks beside the steps: (pool, name) → the function that takes the row's id.
+ERRANDS = (
+    (Pool.CONTROL, "stitcher.advance", "app.stitcher:advance"),
+    (Pool.CONTROL, "herald.deliver", "jobs.herald:deliver"),
+    (Pool.CONTROL, "runner.obey", "jobs.runner:obey"),
+)
+
+
+def load(target: str) -> Callable[..., Any]:
+    module, name = target.split(":")
+    found: Callable[..., Any] = getattr(import_module(module), name)
+    return found
+
+
+def step_targets(pool: Pool) -> dict[str, tuple[str, StepSpec | None]]:
+    """Task name → (module:function, its row) for the steps of a pool. Gates share one task."""
+    rows = {row.name: (row.target, row) for table in PIPELINES.values() for row in table if row.pool is pool}
+    gates: dict[str, tuple[str, StepSpec | None]] = {"inspector.gate": ("jobs.inspector:gate", None)}
+    return {**rows, **(gates if pool is Pool.GATES else {})}
+
+
+def perform(step_id: int, work: Work, clients: Clients, redo: tuple[str, ...] = ()) -> None:
+    """Claim the step, do its work, record what came of it."""
+    row = steps.claim(step_id, clients.worker.id, clients.worker.host)
+    if row is None:
+        return  # taken by somebody else, cancelled, or not due: the bell was late
+    if row["type"] == StepType.AI_ACTION or row["pool"] != Pool.CONTROL:
+        stitcher.tell(row["job_id"])
+    interruptible = row["pool"] != Pool.CONTROL
+    with clients.worker.holding(row, interruptible=interruptible) as held:
+        context = Context(row, clients, held)
+        result = attempt(context, work, redo)
+        if result is None:
+            return
+        context.flush()
+    if not stitcher.record(row, result):
+        log.warning("%s of job %s was lost; its result is dropped", steps.key_of(row), row["job_id"])
+
+
+def attempt(context: Context, work: Work, redo: tuple[str, ...]) -> Result | None:
+    """Run the work; every error becomes a result. None when the step was lost and nothing may be recorded."""
+    row = context.row
+    try:
+        result: Result = work(context)
+    except LostLease:
+        return None
+    except Cancelled:
+        result = Failed("cancelled")
+    except Transient as error:
+        result = HandBack("forge_unavailable", str(error), error.retry_after or backoff(row["faults"]))
+    except Permanent as error:
+        result = Failed(_known(error, "refused"), str(error))
+    except MosaicError as error:
+        result = Failed(_known(error, "internal_error"), str(error))
+    except Exception as error:
+        log.exception("%s of job %s failed", steps.key_of(row), row["job_id"])
+        result = Failed("internal_error", f"{type(error).__name__}: {error}", retryable=True)
+    if context.held.why == "lost":
+        return None
+    if context.held.why == "drain":
+        return HandBack("worker_stopped", "The worker was stopped; another one goes on.", 0.0, redo)
+    if context.held.why == "cancel" and not isinstance(result, HandBack):
+        return result if row["phase"] == "cleanup" else Failed("cancelled", getattr(result, "detail", ""))
+    return result
+
+
+def _known(error: MosaicError, otherwise: str) -> str:
+    return error.code if error.code in REASONS else otherwise
+
+
+def backoff(faults: int) -> float:
+    """Seconds before a handed-back step is tried again."""
+    return BACKOFF_SECONDS[min(faults, len(BACKOFF_SECONDS) - 1)]
+
+
+def build_clients(settings: Settings, pool: Pool, worker: Worker) -> Clients:
+    """The edges this pool may use, from the secrets it holds."""
+    redactor = Redactor(secrets_of(settings))
+    use_redactor(redactor)
+    server = ServerConfig.load(settings.config_path)
+    bundle = str(settings.ca_bundle) if settings.ca_bundle else None
+    forge = authz = engine = None
+    if pool is Pool.CONTROL:
+        forge = GiteaClient(settings.gitea_url, settings.gitea_token, ca_bundle=bundle)
+        if settings.gitea_authz_token:
+            authz = GiteaClient(settings.gitea_url, settings.gitea_authz_token, ca_bundle=bundle)
+    if pool is Pool.AGENTS:
+        engine = OpenClaw(settings.openclaw_url, settings.openclaw_token,
+                          identity=settings.data_dir / "keys" / "engine-device.key")
+    return Clients(settings, server, worker, redactor, forge, authz, engine)
+
+
+def register(huey: queue.Doorbell, pool: Pool, clients: Clients) -> None:
+    """Make the Huey tasks of a pool."""
+    for name, (target, row) in step_targets(pool).items():
+        work, redo = load(target), row.redo if row else ()
+
+        def run(step_id: int, work: Work = work, redo: tuple[str, ...] = redo) -> None:
+            with connected():
+                perform(step_id, work, clients, redo)
+
+        huey.task(name=name)(run)
+    for home, name, target in ERRANDS:
+        if home is pool:
+            errand = load(target)
+
+            def go(number: int, errand: Callable[..., Any] = errand, name: str = name) -> None:
+                with connected():
+                    errand(number) if name.startswith("stitcher.") else errand(number, clients)
+
+            huey.task(name=name)(go)
+
+
+def slots_of(settings: Settings, pool: Pool) -> int:
+    if pool is Pool.AGENTS:
+        return settings.max_agents
+    return CONTROL_SLOTS if pool is Pool.CONTROL else max(1, settings.workers)
+
+
+class PoolConsumer(Consumer):  # type: ignore[misc]
+    """Huey's consumer, which on SIGTERM first lets the worker hand back what can be handed back."""
+
+    worker: Worker
+
+    def _handle_signal(self, signum: int, frame: Any) -> None:
+        if signum == signal.SIGTERM:
+            self.worker.drain()
+        super()._handle_signal(signum, frame)
+
+
+def consume(settings: Settings, pool: Pool) -> None:
+    """Run the consumer of a pool until it is told to stop."""
+    url = database_url(settings)
+    open_database(url, pool.value)
+    worker = Worker(url, pool.value, slots_of(settings, pool))
+    clients = build_clients(settings, pool, worker)
+    huey = queue.doorbell(pool, url)
+    register(huey, pool, clients)
+    worker.start(stitcher.sweep if pool is Pool.CONTROL else None)
+    consumer = PoolConsumer(huey, workers=worker.slots, periodic=False, worker_type="thread",
+                            graceful_signal="TERM", shutdown_timeout=25, health_check_interval=10)
+    consumer.worker = worker
+    if pool is Pool.CONTROL:
+        load("jobs.runner:introduce")(clients)
+    log.info("%s consumer %s is ready (%s slots)", pool.value, worker.id, worker.slots)
+    try:
+        consumer.run()
+    finally:
+        worker.stop()
+        sys.stdout.flush()

@@ -1,0 +1,160 @@
+"""weaver: lets the agent change files in the worktree. It holds no forge token and no git dir, and never pushes."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from app import prompts, quality_rails, queries
+from app.clients.openclaw import OpenClaw, session_key
+from app.context import Context
+from app.prompts import Snapshot
+from app.types import Cancelled, Done, EngineEvent, Failed, Finding, HandBack, Result, RunResult, RunSpec, Step, Usage
+
+STEP_SECONDS = 3600.0
+FILL_LIMIT = 0.6  # of the context window: beyond it the next round starts a fresh conversation
+FRESH = ("runner.checkout", "runner.setup")  # what has to run again when the worktree cannot be trusted
+BACKOFF = (2.0, 5.0, 10.0, 20.0, 30.0, 60.0)
+
+
+def implement(context: Context) -> Result:
+    """One turn of the agent on the worktree; later rounds go on in the same conversation while it has room."""
+    engine = context.clients.engine
+    assert engine is not None
+    _quiet_old_sessions(context, engine)
+    session = session_key("write", f"{context.job.id}-{_workspace_fence(context)}")
+    previous = context.output_of("weaver.implement")
+    goes_on = _goes_on(context, previous, session)
+    spec = RunSpec(
+        run_id=f"mosaic-{context.job.id}-{context.row['id']}-{context.row['fence']}", session=session, profile="write",
+        workdir=str(context.worktree), prompt=_prompt(context, goes_on), system=prompts.system_prompt(_rules_text(context)),
+        deadline_s=max(1.0, context.seconds_left(STEP_SECONDS)), stall_s=context.rules.limits.stall_minutes * 60.0,
+        label=f"mosaic {context.job.id} round {context.step.round}",
+        token_limit=max(1, context.rules.limits.tokens - context.job.tokens),
+        cost_limit=_cost_left(context))
+    watch = Watch(context)
+    ran = engine.run(spec, watch, context.cancelled)
+    context.tokens(ran.usage)
+    return judge(context, ran, session)
+
+
+def _cost_left(context: Context) -> float | None:
+    limit = context.rules.limits.cost_usd
+    return max(0.0001, limit - context.job.cost_usd) if limit else None
+
+
+def judge(context: Context, ran: RunResult, session: str) -> Result:
+    """A turn's outcome as the result of the step."""
+    dirty = FRESH if ran.tool_calls or ran.outcome == "lost" else ()
+    match ran.outcome:
+        case "completed":
+            return Done(output={"text": ran.text[:8000], "session": session, "session_tokens": ran.session_tokens,
+                                "boot_id": ran.boot_id, "tool_calls": ran.tool_calls, "seconds": round(ran.seconds, 1)})
+        case "cancelled":
+            raise Cancelled("the turn was stopped")
+        case "timed_out" | "stalled" | "budget_exhausted":
+            return Failed(ran.outcome, ran.error)
+        case "engine_unavailable" | "lost":
+            wait = ran.retry_after or BACKOFF[min(context.row["faults"], len(BACKOFF) - 1)]
+            return HandBack("engine_unavailable", ran.error or "The engine dropped the connection.", wait, dirty)
+        case "rejected":
+            return Failed("engine_rejected", ran.error)
+        case _:
+            return Failed("agent_failed", ran.error or f"The agent stopped with {ran.stop_reason or 'an error'}.",
+                          retryable=True)
+
+
+# ---------------------------------------------------------------- the conversation
+
+
+def _workspace_fence(context: Context) -> int:
+    return int(context.output_of("runner.checkout")["fence"])
+
+
+def _goes_on(context: Context, previous: Mapping[str, Any], session: str) -> bool:
+    window = context.settings.model_context_window
+    return bool(previous) and previous.get("session") == session and (
+        not window or previous.get("session_tokens", 0) < FILL_LIMIT * window)
+
+
+def _quiet_old_sessions(context: Context, engine: OpenClaw) -> None:
+    """After a lost owner: make sure that no earlier turn of this job still runs. OpenClaw resumes turns by itself."""
+    if not (context.row["crashes"] or context.row["faults"] or context.row["attempt"] > 1):
+        return
+    for step in queries.steps(context.job.id):
+        if step.name == "runner.checkout" and "fence" in step.output:
+            engine.settle(session_key("write", f"{context.job.id}-{step.output['fence']}"), 10.0)
+
+
+def _prompt(context: Context, goes_on: bool) -> str:
+    job, gates, rounds = context.job, context.gates, context.rules.limits.rounds
+    snapshot = _snapshot(context)
+    fence = secrets.token_hex(8)
+    round = context.step.round
+    if round == 1:
+        return prompts.task_prompt(job, snapshot, gates, round=1, rounds=rounds, delimiter=fence)
+    feedback = quality_rails.continuation(queries.gate_results(job.id, round - 1), _findings(context, round - 1),
+                                          round, rounds)
+    if goes_on:
+        return prompts.followup_prompt(job, feedback, round=round, rounds=rounds, delimiter=fence)
+    return prompts.handover_prompt(job, snapshot, gates, feedback, _done_so_far(context), round=round, rounds=rounds,
+                                   delimiter=fence)
+
+
+def _snapshot(context: Context) -> Snapshot:
+    body = queries.snapshot(context.job.id)
+    if body is None:
+        raise LookupError(f"job {context.job.id} has no snapshot")
+    return Snapshot.from_json(body)
+
+
+def _rules_text(context: Context) -> str:
+    return str((queries.snapshot(context.job.id) or {}).get("agents_md", ""))
+
+
+def _findings(context: Context, round: int) -> tuple[Finding, ...]:
+    red = [step for step in queries.steps(context.job.id) if step.name == "inspector.policy" and step.round == round]
+    return tuple(Finding(**finding) for finding in _last(red).get("findings", ())) if red else ()
+
+
+def _last(steps: list[Step]) -> Mapping[str, Any]:
+    return max(steps, key=lambda step: step.attempt).output
+
+
+def _done_so_far(context: Context) -> str:
+    last = context.output_of("runner.commit")
+    before = context.output_of("weaver.implement").get("text", "")
+    if not last:
+        return ""
+    return f"{last.get('files', 0)} files changed, {last.get('added', 0)} lines added, {last.get('removed', 0)} removed.\n{before}"
+
+
+# ---------------------------------------------------------------- watching
+
+
+class Watch:
+    """Turns the engine's events into the job's events and its progress."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.calls = 0
+        self.tool = self.path = ""
+        self.usage = Usage()
+        self.active_at = time.monotonic()
+
+    def __call__(self, event: EngineEvent) -> None:
+        data = event.data
+        if event.kind == "tool_start":
+            self.calls += 1
+            self.tool, self.path = str(data.get("tool", "")), str(data.get("path", ""))
+        elif event.kind == "tool_end":
+            self.context.event("ai.tool_called", tool=data.get("tool"), path=data.get("path"), ok=data.get("ok"),
+                               note=str(data.get("note", ""))[:300])
+        elif event.kind == "usage":
+            self.usage = Usage(**{key: data[key] for key in Usage.__slots__ if key in data})
+            self.context.tokens(self.usage)
+        idle, self.active_at = time.monotonic() - self.active_at, time.monotonic()
+        self.context.progress(calls=self.calls, tool=self.tool, path=self.path, tokens=self.usage.total,
+                              idle_seconds=round(idle, 1))

@@ -1,0 +1,1 @@
+"""Schema changes, applied in order by `mosaic migrate` (app/schema.py). Each file has `up(run)`."""
