@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache, wraps
@@ -47,10 +48,18 @@ def open_database(url: str, name: str) -> None:
     models.bind(url, application_name=f"mosaic-{name}")
 
 
-@cache
+_starting = threading.Lock()
+_started = False
+
+
 def _ready() -> None:
-    use_redactor(Redactor(secrets_of(settings())))
-    open_database(database_url(settings()), "web")
+    """Once per process, at its first request: gunicorn's threads may come here together."""
+    global _started
+    with _starting:
+        if not _started:
+            use_redactor(Redactor(secrets_of(settings())))
+            open_database(database_url(settings()), "web")
+            _started = True
 
 
 @contextmanager

@@ -36,7 +36,7 @@ def bind(url: str, *, max_connections: int = 40, application_name: str = "mosaic
     )
 
 
-class Table(Model):  # type: ignore[misc]
+class Table(Model):
     class Meta:
         database = db
 

@@ -32,8 +32,8 @@ class StepSpec:
         return f"jobs.{component}:{verb}"
 
 
-def _control(name: str, order: int, phase: Phase, timeout: int, attempts: int = 3, **more: bool) -> StepSpec:
-    return StepSpec(name, order, Pool.CONTROL, phase, StepType.COMMAND, timeout, attempts, **more)
+def _control(name: str, order: int, phase: Phase, timeout: int, attempts: int = 3, *, always: bool = False) -> StepSpec:
+    return StepSpec(name, order, Pool.CONTROL, phase, StepType.COMMAND, timeout, attempts, always=always)
 
 
 ADMIT = _control("runner.admit", 10, Phase.SETUP, 60)

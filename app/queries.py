@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from app.ledger.chain import redact
@@ -238,3 +239,69 @@ def workers_alive(pool: str) -> int:
 def show(value: Any) -> Any:
     """A value as it may be shown: redacted by the secrets this process knows."""
     return redact(value)
+
+
+# ---------------------------------------------------------------- what the pages ask
+
+
+def now() -> datetime:
+    """The database's clock, by which all moments are stored."""
+    row = fetch_one("select clock_timestamp() as now")
+    assert row is not None
+    moment: datetime = row["now"]
+    return moment
+
+
+def job_counts() -> Mapping[str, int]:
+    """How many jobs are in each open status."""
+    rows = fetch("select status, count(*) as n from runner_jobs where finished_at is null group by status")
+    return {row["status"]: int(row["n"]) for row in rows}
+
+
+def queued_jobs(limit: int = 100) -> tuple[Job, ...]:
+    """Jobs that wait for a slot, the next one first."""
+    return tuple(map(as_job, fetch("select * from runner_jobs where status = 'queued' order by priority desc, id "
+                                   "limit %s", limit)))
+
+
+def steps_of(job_ids: Sequence[int]) -> Mapping[int, tuple[Step, ...]]:
+    """The steps of several jobs, each in the order of `steps`."""
+    found: dict[int, list[Step]] = {job_id: [] for job_id in job_ids}
+    for row in fetch("select * from job_steps where job_id = any(%s) order by ord, name, round, attempt",
+                     list(job_ids)):
+        found[row["job_id"]].append(as_step(row))
+    return {job_id: tuple(rows) for job_id, rows in found.items()}
+
+
+def logged_steps(job_id: int) -> frozenset[int]:
+    """Ids of the steps that have written output."""
+    return frozenset(row["id"] for row in fetch(
+        "select s.id from job_steps s where s.job_id = %s "
+        "and exists (select 1 from step_logs l where l.step_id = s.id)", job_id))
+
+
+def chain_head(job_id: int) -> tuple[int, str]:
+    """(seq, hash) of a job's newest event; (0, "") when there is none."""
+    row = fetch_one("select event_seq, event_hash from runner_jobs where id = %s", job_id)
+    return (int(row["event_seq"]), str(row["event_hash"])) if row else (0, "")
+
+
+def snapshot_sha256(job_id: int) -> str | None:
+    row = fetch_one("select sha256 from context_snapshots where job_id = %s", job_id)
+    return str(row["sha256"]) if row else None
+
+
+def applied_migrations() -> frozenset[str]:
+    """Names of the migrations that this database has; empty before the first one."""
+    row = fetch_one("select to_regclass('schema_migrations') is not null as there")
+    if not row or not row["there"]:
+        return frozenset()
+    return frozenset(row["name"] for row in fetch("select name from schema_migrations"))
+
+
+def live_workers() -> Mapping[str, int]:
+    """Consumers of each pool that take work and hold their session lock right now, whether or not a sweep ran."""
+    rows = fetch("select w.pool, count(*) as n from workers w where w.ended_at is null and not w.draining and exists ("
+                 "select 1 from pg_locks l where l.locktype = 'advisory' and l.classid = %s and l.objid = w.id "
+                 "and l.granted) group by w.pool", LOCK_CLASS)
+    return {row["pool"]: int(row["n"]) for row in rows}

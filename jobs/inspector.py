@@ -10,7 +10,8 @@ from pathlib import Path
 from app import guard_rails, quality_rails
 from app.clients.git import Git
 from app.context import Context
-from app.types import Cancelled, Change, Done, Failed, GateSpec, Result
+from app.path_patterns import matches
+from app.types import Cancelled, Change, Done, Failed, Finding, GateSpec, Result
 from app.workbench import clean_checkout, run_command
 
 _REPORT_LIMIT = 16 * 1024 * 1024
@@ -19,17 +20,36 @@ _LINK = "120000"
 
 def policy(context: Context) -> Result:
     """Is the change itself allowed: what it touches, how large it is, what kinds of files it brings."""
-    made, rules = context.output_of("runner.commit"), context.rules
+    made = context.output_of("runner.commit")
     git = context.clients.git(context.job.repository_id)
     changes = git.changes(made["start"], made["commit"])
-    sizes = {entry.path: entry.size for entry in git.list_tree(made["commit"])}
-    findings = guard_rails.policy(
-        changes, protected=rules.protect.paths, allowed=rules.protect.allow, max_files=rules.limits.files,
-        max_patch_kb=rules.limits.patch_kb, sizes=sizes, targets=_targets(git, made["commit"], changes))
+    findings = _findings(context, git, made["start"], made["commit"], changes)
     if not findings:
         return Done(output={"tree": made["tree"], "files": len(changes)})
     detail = "\n".join(f"- {finding.path}: {finding.detail}" for finding in findings[:20])
     return Failed("policy_violation", detail, output={"findings": [asdict(finding) for finding in findings[:100]]})
+
+
+def _findings(context: Context, git: Git, start: str, commit: str, changes: tuple[Change, ...]) -> list[Finding]:
+    rules = context.rules
+    sizes = {entry.path: entry.size for entry in git.list_tree(commit)}
+    found = list(guard_rails.policy(
+        changes, protected=rules.protect.paths, allowed=rules.protect.allow, max_files=rules.limits.files,
+        max_patch_kb=rules.limits.patch_kb, sizes=sizes, targets=_targets(git, commit, changes),
+        contents=_contents(git, start, commit, changes)))
+    named = {finding.path for finding in found}
+    # What the server has locked stays locked, whatever the repository allows.
+    for change in changes:
+        pattern = next((one for one in rules.protect.locked if matches(one, change.path)), None)
+        if pattern and change.path not in named:
+            found.append(Finding("protected_path", change.path, f"protected by `{pattern}`"))
+    return found
+
+
+def _contents(git: Git, start: str, commit: str, changes: tuple[Change, ...]) -> dict[str, tuple[bytes | None, bytes | None]]:
+    """Before and after of the files of which only some sections decide about gates."""
+    paths = [change.path for change in changes if change.path.rpartition("/")[2] in guard_rails.SECTIONED]
+    return {path: (git.read(start, path, _REPORT_LIMIT), git.read(commit, path, _REPORT_LIMIT)) for path in paths}
 
 
 def _targets(git: Git, commit: str, changes: tuple[Change, ...]) -> dict[str, str]:
@@ -50,7 +70,7 @@ def gate(context: Context) -> Result:
         if ran.cancelled:
             raise Cancelled("the gate was stopped")
         report = read_report(work, spec.report) if spec.report else None
-    result = quality_rails.verdict(spec, ran, report, made["tree"])
+    result = quality_rails.verdict(spec, ran, report, made["tree"], redactor=context.clients.redactor)
     output = {"receipt": asdict(result), "required": spec.required, "passed": result.passed, "why": result.why}
     return Done(output=output) if result.passed else Failed("gate_red", result.why, output=output)
 

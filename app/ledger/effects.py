@@ -41,12 +41,19 @@ def plan_once(key: str, kind: str, target: dict[str, Any], *, job_id: int | None
     return int(row["id"]) if row else None
 
 
-def touch(key: str) -> tuple[int, bool] | None:
-    """Ask for a new version of an effect that exists: (id, whether it is due and nobody has been told yet)."""
-    row = fetch_one("update effects set wanted = wanted + 1, state = 'planned', rung_at = case when "
-                    "next_at <= clock_timestamp() then clock_timestamp() else rung_at end where key = %s and "
-                    "state <> 'failed' returning id, (next_at <= clock_timestamp() and told = wanted - 1 "
-                    "and lease_until is null) as due", key)
+def touch(key: str, *, at_once: bool = False) -> tuple[int, bool] | None:
+    """Ask for a new version of an effect that exists: (id, whether it is due and nobody has been told yet).
+
+    `at_once` does not wait for the quiet time after the version before.
+    """
+    if at_once:
+        execute("update effects set next_at = least(next_at, clock_timestamp()) where key = %s and error = ''", key)
+    row = fetch_one(
+        "with old as (select id, next_at <= clock_timestamp() and rung_at is null and lease_until is null as due "
+        "from effects where key = %s and state <> 'failed' for update) "
+        "update effects set wanted = wanted + 1, state = 'planned', "
+        "rung_at = case when old.due then clock_timestamp() else rung_at end "
+        "from old where effects.id = old.id returning effects.id, old.due", key)
     return (int(row["id"]), bool(row["due"])) if row else None
 
 
@@ -71,7 +78,7 @@ def done(effect: dict[str, Any], external_id: str, result: dict[str, Any] | None
     """Record a version as written; False when another owner has it by now. A newer wish keeps it planned."""
     return execute(
         "update effects set external_id = %s, result = result || %s, told = %s, worker_id = null, lease_until = null, "
-        "attempts = 0, error = '', done_at = clock_timestamp(), next_at = clock_timestamp() + %s * interval '1 second', "
+        "attempts = 0, error = '', rung_at = null, done_at = clock_timestamp(), next_at = clock_timestamp() + %s * interval '1 second', "
         "state = case when wanted > %s then 'planned' else 'done' end where id = %s and fence = %s",
         external_id, Jsonb(chain.redact(result or {})), effect["wanted"], quiet_seconds, effect["wanted"],
         effect["id"], effect["fence"]) == 1
@@ -79,7 +86,7 @@ def done(effect: dict[str, Any], external_id: str, result: dict[str, Any] | None
 
 def postpone(effect: dict[str, Any], seconds: float, error: str) -> None:
     """The outside world failed: the same effect again after `seconds`."""
-    execute("update effects set worker_id = null, lease_until = null, error = %s, "
+    execute("update effects set worker_id = null, lease_until = null, rung_at = null, error = %s, "
             "next_at = clock_timestamp() + %s * interval '1 second' where id = %s and fence = %s",
             chain.redact(error), seconds, effect["id"], effect["fence"])
 

@@ -50,7 +50,7 @@ def step_forward(job: Entry) -> None:
     for pool in sorted(pools):
         dispatch(pool)
     if job.changed:
-        tell(job.id)
+        tell(job.id, at_once=job["finished_at"] is not None)
 
 
 def specs_of(job: Entry) -> tuple[StepSpec, ...]:
@@ -123,9 +123,9 @@ def _plan_status_comment(job: Entry) -> None:
                           {"repository_id": job["repository_id"], "number": job["number"]}, job_id=job.id)
 
 
-def tell(job_id: int) -> None:
-    """Ask the herald for a fresh status comment, if the job has one."""
-    asked = effects.touch(f"job:{job_id}:status")
+def tell(job_id: int, *, at_once: bool = False) -> None:
+    """Ask the herald for a fresh status comment, if the job has one; the last one does not wait for its turn."""
+    asked = effects.touch(f"job:{job_id}:status", at_once=at_once)
     if asked and asked[1]:
         ring(Pool.CONTROL, "herald.deliver", asked[0])
 

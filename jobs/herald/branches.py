@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from app import queries
 from app.clients.gitea_types import PullRequest
 from app.rules import Rules
@@ -97,7 +99,7 @@ def _receipts(delivery: Delivery, job: Job) -> str:
         seconds=((job.started_at and (made["at"] - job.started_at).total_seconds()) or 0.0)))
 
 
-def _commit_output(job: Job) -> dict[str, object]:
+def _commit_output(job: Job) -> dict[str, Any]:
     """What the newest commit step made, and when."""
     made = [step for step in queries.steps(job.id) if step.name == "runner.commit" and "commit" in step.output]
     newest = max(made, key=lambda step: (step.round, step.attempt))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from datetime import UTC, datetime
 
 from app import queries
 from app.clients.gitea_types import Comment
@@ -68,7 +69,7 @@ def closing_text(delivery: Delivery, job: Job) -> str:
         return f"@{job.trigger.actor} {refusal(job.reason, job.detail, bot_name())}"
     made = next((step.output for step in reversed(queries.steps(job.id)) if step.name == "runner.commit"
                  and "files" in step.output), {})
-    seconds = ((job.finished_at or job.started_at or job.created_at) - job.created_at).total_seconds()
+    seconds = (datetime.now(UTC) - job.created_at).total_seconds()
     return closing_comment(
         job, gates=queries.gate_results(job.id), pull_url=str(job.metadata.get("pull_url", "")),
         changed=(made.get("files", 0), made.get("added", 0), made.get("removed", 0)), seconds=seconds,

@@ -21,8 +21,6 @@ def report(context: Context) -> Result:
             place: dict[str, Any] = {"repository_id": job.repository_id, "repository": job.repository, "number": job.number}
             closing = effects.plan_once(f"job:{job.id}:closing", "comment.closing", place, job_id=job.id)
             planned += [closing] if closing else []
-            status = effects.touch(f"job:{job.id}:status")
-            planned += [status[0]] if status and status[1] else []
             if job.trigger.kind == "labeled" and job.base_sha is not None:
                 label = effects.plan_once(f"job:{job.id}:unlabel", "label.remove",
                                           {**place, "label": queries.trigger_label(job.repository_id)}, job_id=job.id)

