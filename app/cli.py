@@ -117,9 +117,9 @@ def cmd_migrate(_: argparse.Namespace) -> int:
 
 def cmd_demo(arguments: argparse.Namespace) -> int:
     """Show the whole product on this machine, with a practice Gitea and a scripted model."""
-    from tests.worlds.demo import run
+    from importlib import import_module
 
-    return run(once=arguments.once)
+    return int(import_module("tests.worlds.demo").run(once=arguments.once))
 
 
 def cmd_jobs(arguments: argparse.Namespace) -> int:

@@ -11,13 +11,13 @@ from datetime import datetime
 from itertools import groupby
 from typing import Any
 
-from app.page_views import AGENT, GATE, label
+from app.page_views import AGENT, GATE, flat, label
 from app.types import Event, GateResult, Job, Step, StepStatus
-from app.voice_format import brief_duration, counts, duration, one_line, plural, verdict
+from app.voice_format import brief_duration, counts, duration, plural, verdict
 
 _LOOP = ("weaver.implement", "runner.commit", "inspector.policy")  # with the gates: one set per round
 _EFFECTS = {
-    "reaction": "Reaction 👀",
+    "reaction": "Reaction (eyes)",
     "comment.status": "Status comment",
     "comment.closing": "Closing comment",
     "comment.answer": "Answer",
@@ -107,8 +107,14 @@ def _step(step: Step, now: datetime, has_log: bool, progress: Mapping[str, Any] 
     end = step.finished_at or (now if running else None)
     seconds = (end - step.started_at).total_seconds() if end and step.started_at else None
     live = _live(step, progress, events, now) if running and step.name.startswith(AGENT) else None
-    return StepView(step, label(step.name), _STEP_TONES.get(step.status, "idle"), seconds, tuple(_notes(step, now)),
-                    live, has_log)
+    return StepView(step, label(step.name), _step_tone(step), seconds, tuple(_notes(step, now)), live, has_log)
+
+
+def _step_tone(step: Step) -> str:
+    """A red gate that is not required warns; it stops nothing."""
+    if step.status is StepStatus.FAILED and step.output.get("required") is False:
+        return "ask"
+    return _STEP_TONES.get(step.status, "idle")
 
 
 def _notes(step: Step, now: datetime) -> Iterable[str]:
@@ -120,8 +126,6 @@ def _notes(step: Step, now: datetime) -> Iterable[str]:
         yield f"handed back {plural(step.faults, 'time')}"
     if step.run_after and step.run_after > now and step.status is StepStatus.PENDING:
         yield f"again in {duration((step.run_after - now).total_seconds())}"
-    if step.fence:
-        yield f"fence {step.fence}"
 
 
 def _live(step: Step, progress: Mapping[str, Any] | None, events: Sequence[Event], now: datetime) -> Live | None:
@@ -129,7 +133,7 @@ def _live(step: Step, progress: Mapping[str, Any] | None, events: Sequence[Event
         return None
     last = max((event.at for event in events if event.step == step.key), default=None)
     words = " ".join(str(progress[key]) for key in ("tool", "path") if progress.get(key))
-    return Live(one_line(words, 200), _whole(progress.get("calls")), _whole(progress.get("tokens")),
+    return Live(flat(words, 200), _whole(progress.get("calls")), _whole(progress.get("tokens")),
                 max(0.0, (now - last).total_seconds()) if last else None)
 
 
@@ -178,6 +182,20 @@ def _gate_facts(gate: GateResult) -> Iterable[str]:
 def _summary(receipts: Sequence[Receipt]) -> str:
     red = [receipt.gate.name for receipt in receipts if not receipt.gate.passed]
     return f"{len(red)} of {len(receipts)} red: {', '.join(red)}" if red else f"all {len(receipts)} green"
+
+
+def limits(rules: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The limits that the page shows beside what was used; None where a job has none yet."""
+    stored = (rules or {}).get("limits") or {}
+    return {name: stored.get(name) for name in ("minutes", "tokens", "cost_usd", "rounds")}
+
+
+def seen(snapshot: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The snapshot with every part that the page names."""
+    if snapshot is None:
+        return None
+    return {"issue_title": "", "issue_body": "", "issue_author": "", "comments": [], "excluded": [], "hashes": {},
+            "agents_md": "", **snapshot}
 
 
 def effect_label(kind: str) -> str:

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
 
+from app.neutral import plain
 from app.types import Job, JobStatus, Phase, Step, StepStatus
 from app.voice_format import duration, login, one_line, outcome, reason_of
 
@@ -97,9 +98,14 @@ def label(name: str) -> str:
     return f"Gate {name.removeprefix(GATE)}" if name.startswith(GATE) else _LABELS.get(name, (name, name))[0]
 
 
+def flat(text: str, limit: int) -> str:
+    """Words of strangers on one line, without what hides or colours, at most `limit` characters."""
+    return one_line(plain(text[: limit * 20]), limit)
+
+
 def title(job: Job) -> str:
     first = next((line for line in job.instructions.splitlines() if line.strip()), "")
-    return one_line(job.trigger.issue_title or first, 160) or f"Job {job.id}"
+    return flat(job.trigger.issue_title or first, 160) or f"Job {job.id}"
 
 
 def place(job: Job) -> str:
@@ -140,7 +146,7 @@ def facts(data: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _value(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-    return one_line(text, 240)
+    return flat(text, 240)
 
 
 def taken(job: Job, now: datetime) -> float | None:

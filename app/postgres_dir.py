@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from app.leftovers import at_work, gone, send, works_in
@@ -82,7 +83,10 @@ class PostgresDir:
         self._lock = lock
 
     def release(self) -> None:
+        """Let the next one hold it. The server must have ended: its socket directory elsewhere, if any, is removed."""
         if self._lock is not None:
+            with suppress(OSError):  # none, gone, or not empty
+                Path(self._elsewhere.read_text().strip()).rmdir()
             os.close(self._lock)
             self._lock = None
 
@@ -230,10 +234,7 @@ class PostgresDir:
         account = self.account()
         if _fits(self._run):
             return private_dir(self._run, account)
-        uid = os.geteuid() if account is None else account.uid
-        if self._elsewhere.exists() and is_private(self.socket_dir(), uid):
-            return
-        folder = Path(tempfile.mkdtemp(prefix="mosaic-"))
+        folder = self._recorded_dir(account) or Path(tempfile.mkdtemp(prefix="mosaic-"))
         if not _fits(folder):
             folder.rmdir()
             raise MosaicError(
@@ -243,6 +244,16 @@ class PostgresDir:
             )
         private_dir(folder, account)
         write_private(self._elsewhere, f"{folder}\n")
+
+    def _recorded_dir(self, account: Account | None) -> Path | None:
+        """The directory of last time, made anew if it is gone, so that URLs stay; None when it is another's by now."""
+        with suppress(FileNotFoundError):
+            folder = Path(self._elsewhere.read_text().strip())
+            with suppress(FileExistsError):
+                folder.mkdir(mode=0o700)
+                return folder
+            return folder if is_private(folder, os.geteuid() if account is None else account.uid) else None
+        return None
 
     # ------------------------------------------------------------ the server's process
 

@@ -30,8 +30,8 @@ _GAP = re.compile(
 # that the time stays linear. A percent-encoded character may stand before a token.
 _START = r"(?:(?<![A-Za-z0-9_-])|(?<=%[0-9A-Fa-f]{2}))"
 _TOKEN = re.compile(
-    r"(?:gta|gtr|gho|ghp|ghu|ghs|ghr)_[A-Za-z0-9]{20,}+"
-    r"|(?:sk_live|sk_test|rk_live|npm|hf)_[A-Za-z0-9]{20,}+"
+    r"(?:gta|gtr|gho|ghp|ghu|ghs|ghr)_[A-Za-z0-9]{20,}+[A-Za-z0-9_]*+"
+    r"|(?:sk_live|sk_test|rk_live|npm|hf)_[A-Za-z0-9]{20,}+[A-Za-z0-9_]*+"
     r"|mos_[A-Za-z0-9_-]{32,}+"
     r"|whsec_[A-Za-z0-9+/=]{16,}+"
     r"|github_pat_[A-Za-z0-9_]{20,}+"
@@ -57,15 +57,21 @@ Spans = list[tuple[int, int]]
 def variants(secret: str) -> tuple[set[str], set[str]]:
     """The forms in which a secret is looked for: as written, and those whose case does not matter (in lower case)."""
     raw = secret.encode("utf-8", "surrogatepass")
-    exact = {secret, html.escape(secret), urllib.parse.quote(secret, safe=""), urllib.parse.quote_plus(secret)}
+    exact = {secret, secret[::-1], html.escape(secret), *_for_addresses(secret)}
     exact |= {json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1]}
     exact |= set(_base64(raw))
     folded = {raw.hex(), *_base32(raw)}
     if len(secret) <= _LONG:
-        exact |= {secret[::-1], codecs.encode(secret, "rot13"), "".join(f"&#{ord(char)};" for char in secret)}
+        exact |= {codecs.encode(secret, "rot13"), "".join(f"&#{ord(char)};" for char in secret)}
         folded |= {"".join(f"{lead}{byte:02x}" for byte in raw) for lead in ("%", "\\x")}
         folded |= {"".join(f"&#x{ord(char):x};" for char in secret), ":".join(f"{byte:02x}" for byte in raw)}
     return _sought(exact), {form.translate(_LOWER) for form in _sought(folded)}
+
+
+def _for_addresses(secret: str) -> Iterator[str]:
+    for safe in ("", "/"):
+        yield urllib.parse.quote(secret, safe, errors="replace")
+        yield urllib.parse.quote_plus(secret, safe, errors="replace")
 
 
 def _sought(forms: Iterable[str]) -> set[str]:

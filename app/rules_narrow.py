@@ -51,7 +51,7 @@ WIDTHS: Mapping[str, Width] = {
     "bot.mode": _rank("shadow", "live"),
     "bot.ci": _rank("ask", "run"),
     "bot.allow_ungated": float,
-    "who.permission": _rank("read", "write", "admin"),
+    "who.permission": _rank("admin", "write", "read"),
     **{f"limits.{name}": _number for name in Limits.model_fields},
     "agent.access": _rank("write", "write+exec"),
     "agent.plan": _rank("always", "large", "never"),

@@ -43,7 +43,7 @@ def _relative(text: str) -> str:
 
 
 def _below(text: str) -> str:
-    if text.startswith("/") or not text.strip("/") or text.lower().split("/")[0] == ".git":
+    if text.startswith("/") or text.lower().split("/")[0] == ".git":
         raise ValueError(f"must be a path inside the repository, not {_quoted(text)}.")
     return text
 

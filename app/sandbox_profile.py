@@ -155,12 +155,23 @@ def checked_mounts(work: Path, read_only: Mapping[str, Path], tools: Sequence[Pa
     """
     mounts = [Mount(_real(work, only_directory=True), WORK, writable=True)]
     wanted = {**{str(tool): tool for tool in tools}, **read_only}
-    for target, source in wanted.items():
-        at = _target(target)
-        if at.is_relative_to(WORK):
-            _no_links(work, at.relative_to(WORK))
-        mounts.append(Mount(_real(source), at))
-    return mounts
+    laid = [Mount(_real(source), _target(target)) for target, source in wanted.items()]
+    for mount in laid:
+        if mount.target.is_relative_to(WORK):
+            _no_links(work, mount.target.relative_to(WORK))
+    return [*mounts, *_pinned(work, laid), *laid]
+
+
+def _pinned(work: Path, laid: Sequence[Mount]) -> Iterator[Mount]:
+    """The directories above a target, each mounted on itself: a mount point cannot be renamed away."""
+    parents = {
+        parent for mount in laid for parent in mount.target.parents if parent != WORK and parent.is_relative_to(WORK)
+    }
+    for parent in sorted(parents):
+        source = work / parent.relative_to(WORK)
+        if not source.exists():
+            source.mkdir()
+        yield Mount(_real(source, only_directory=True), parent, writable=True)
 
 
 def _target(text: str) -> PurePosixPath:
@@ -246,18 +257,5 @@ def _text(path: str) -> str:
 
 
 def _mounted(mounts: Sequence[Mount]) -> Iterator[str]:
-    work = mounts[0]
-    yield from ("--bind", str(work.source), str(WORK))
-    pinned = {
-        parent
-        for mount in mounts[1:]
-        for parent in mount.target.parents
-        if parent != WORK and parent.is_relative_to(WORK)
-    }
-    for parent in sorted(pinned):
-        # A directory that is itself a mount point cannot be renamed away together with the protected file below it.
-        source = work.source / parent.relative_to(WORK)
-        if source.is_dir():
-            yield from ("--bind", str(source), str(parent))
-    for mount in mounts[1:]:
+    for mount in mounts:
         yield from ("--bind" if mount.writable else "--ro-bind", str(mount.source), str(mount.target))

@@ -110,13 +110,14 @@ def serve() -> int:
     settings = load("cli", os.environ, dotenv=DOTENV)
     logging_for(settings)
     ensure_generated(settings.data_dir)
+    engine_first, others = engine_child(everything), children(everything)
     if everything.get("MOSAIC_DATABASE_URL") or everything.get("MOSAIC_DATABASE_URL_FILE"):
         migrate()
-        return Supervisor(children(everything)).run()
+        return Supervisor([*engine_first, *others]).run()
     with Cluster(settings.data_dir).supervised() as server:
         cluster = Cluster(settings.data_dir)
         first = replace(server, after=_migrated(cluster, server.after))
-        return Supervisor([first, *children(everything)]).run()
+        return Supervisor([*engine_first, first, *others]).run()
 
 
 def _migrated(cluster: Cluster, running: Callable[[], bool] | None) -> Callable[[], bool]:
@@ -134,17 +135,20 @@ def _migrated(cluster: Cluster, running: Callable[[], bool] | None) -> Callable[
 
 
 def children(everything: Mapping[str, str]) -> list[Child]:
-    """The processes of this host besides the database."""
-    def child(role: str, **more: object) -> Child:
-        return Child(role, [sys.executable, "-m", "app", "run", role], env=child_environment(role, everything),
-                     **more)  # type: ignore[arg-type]
+    """The processes of this host besides database and engine."""
+    return [_child(role, everything) for role in ("web", "control", "gates", "agents")]
 
-    found = [child("web"), child("control"), child("gates"), child("agents")]
-    if everything.get("MOSAIC_MODEL_BASE_URL") or everything.get("MOSAIC_MODEL_API_KEY"):
-        found.append(child("engine", stop_timeout=10.0))
-    else:
-        log.warning("No model is configured (MOSAIC_MODEL_BASE_URL, MOSAIC_MODEL_ID): the engine is not started here.")
-    return found
+
+def engine_child(everything: Mapping[str, str]) -> list[Child]:
+    """The gateway, if a model is configured here. It takes longest to start, so it is started first."""
+    if everything.get("MOSAIC_MODEL_BASE_URL") or everything.get("MOSAIC_MODEL_ID"):
+        return [replace(_child("engine", everything), stop_timeout=10.0)]
+    log.warning("No model is configured (MOSAIC_MODEL_BASE_URL, MOSAIC_MODEL_ID): the engine is not started here.")
+    return []
+
+
+def _child(role: str, everything: Mapping[str, str]) -> Child:
+    return Child(role, [sys.executable, "-m", "app", "run", role], env=child_environment(role, everything))
 
 
 def wait_for_engine(url: str) -> bool:

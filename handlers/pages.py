@@ -19,7 +19,7 @@ from flask.typing import ResponseReturnValue
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from app import page_job, page_views, queries, schema, voice_format
-from app.edge import Handler, Refusal, edge, settings
+from app.edge import Handler, Refusal, edge, failure, settings
 from app.neutral import plain
 from app.page_views import Forge
 from app.settings_values import is_loopback
@@ -75,12 +75,12 @@ def is_local(request: Request) -> bool:
 
 
 def local_only(handler: Handler) -> Handler:
-    """404 for everybody who is not on this machine, before the database is asked anything."""
+    """404 for everybody who is not on this machine, before anything else is looked at."""
 
     @wraps(handler)
     def call(request: Request, **path: Any) -> ResponseReturnValue:
         if not is_local(request):
-            raise Refusal(404, "not_found", "There is no such page.")
+            return failure(404, "not_found", "There is no such page.")
         return handler(request, **path)
 
     return call
@@ -89,8 +89,8 @@ def local_only(handler: Handler) -> Handler:
 # ---------------------------------------------------------------- pages
 
 
-@edge
 @local_only
+@edge
 def index(request: Request) -> ResponseReturnValue:
     """`GET /`: the jobs that need somebody, run, wait, and the last ones that ended."""
     running, queue = queries.jobs(status=["running"], limit=100), queries.queued_jobs(100)
@@ -102,16 +102,16 @@ def index(request: Request) -> ResponseReturnValue:
     return _html("index.html", groups=groups, now=now, forge=_forge(), bot=_bot(), refresh=_REFRESH_LIST)
 
 
-@edge
 @local_only
+@edge
 def job(request: Request, job_id: int) -> ResponseReturnValue:
     """`GET /jobs/N`: everything that is known about one job; 404 when there is none."""
     found = _job(job_id)
     return _missing(job_id) if found is None else _html("job.html", **_view(found))
 
 
-@edge
 @local_only
+@edge
 def live(request: Request, job_id: int) -> ResponseReturnValue:
     """`GET /jobs/N/live`: the part of that page that changes, as an HTML fragment."""
     found = _job(job_id)
@@ -120,8 +120,8 @@ def live(request: Request, job_id: int) -> ResponseReturnValue:
     return _html("job_live.html", **_view(found))
 
 
-@edge
 @local_only
+@edge
 def log(request: Request, job_id: int, step: str) -> ResponseReturnValue:
     """`GET /jobs/N/steps/<name>@<round>.<attempt>/log`: what the step wrote, as plain text."""
     found = next((each for each in queries.steps(job_id) if each.key == step), None) if _fits(job_id) else None
@@ -148,13 +148,13 @@ def _view(job: Job) -> dict[str, Any]:
     events = queries.events(job.id, after=max(0, seq - SHOWN_EVENTS), limit=SHOWN_EVENTS)
     settled = page_job.settled(job, effects)
     return {
-        "job": job, "now": now, "forge": _forge(), "bot": _bot(), "limits": (queries.rules(job.id) or {}).get("limits", {}),
+        "job": job, "now": now, "forge": _forge(), "bot": _bot(), "limits": page_job.limits(queries.rules(job.id)),
         "state": page_views.state(job, steps, now, position=queries.queue_position(job.id), behind=_behind(job)),
         "reason": voice_format.reason_of(job), "bar": page_views.bar(steps), "progress": progress,
         "sections": page_job.sections(steps, now, logged=logged, progress=progress, events=events),
         "calls": page_job.tool_calls(steps, progress), "round": max((step.round for step in steps), default=1),
         "rounds": page_job.rounds(queries.all_gate_results(job.id), steps, logged), "effects": effects,
-        "snapshot": queries.snapshot(job.id), "snapshot_sha256": queries.snapshot_sha256(job.id),
+        "snapshot": page_job.seen(queries.snapshot(job.id)), "snapshot_sha256": queries.snapshot_sha256(job.id),
         "events": events[::-1], "chain": {"seq": seq, "head": head}, "settled": settled,
         "refresh": 0 if settled else _REFRESH_CLOSING if job.status.terminal else _REFRESH,
     }

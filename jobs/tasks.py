@@ -93,9 +93,9 @@ def attempt(context: Context, work: Work, redo: tuple[str, ...]) -> Result | Non
         return None
     if context.held.why == "drain":
         return HandBack("worker_stopped", "The worker was stopped; another one goes on.", 0.0, redo)
-    if context.held.why == "cancel" and not isinstance(result, HandBack):
-        return result if row["phase"] == "cleanup" else Failed("cancelled", getattr(result, "detail", ""))
-    return result
+    if context.held.why == "cancel" and context.held.interruptible and not isinstance(result, HandBack):
+        return Failed("cancelled", getattr(result, "detail", ""))
+    return result  # what a control step has done is recorded even when a cancel came meanwhile
 
 
 def _known(error: MosaicError, otherwise: str) -> str:

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes ready what Mosaic needs, in the project's own directory: .venv (Python packages), node_modules (the agent) and,
-# where it may, bubblewrap from the system's packages. Idempotent: each stage leaves a stamp of what it was made from,
+# Makes ready what Mosaic needs, in the project's own directory: .venv (Python packages), node_modules (the agent), the
+# demo's practice package and, where it may, bubblewrap from the system's packages. Idempotent: each stage leaves a stamp of what it was made from,
 # so a second run takes a blink. Talks to package registries only through pip, npm and apt as this machine set them up.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -80,7 +80,18 @@ sandbox() {
     say "HINT: run: sudo apt-get install bubblewrap    Until then Mosaic refuses to run quality gates."
 }
 
+# The demo's practice repository: a small real package with its own tests, as its author published it.
+practice_package() {
+    local name=jsonpointer version=2.4 sha256=585cee82b70211fa9e6043b7bb89db6e1aa49524340dde8ad6b63206ea689d88
+    local file=.cache/demo/$name-$version.tar.gz
+    [ -f "$file" ] && echo "$sha256  $file" | sha256sum --check --status && return
+    say "the demo's practice package, $name $version"
+    .venv/bin/python -m pip download --quiet --disable-pip-version-check --no-deps --no-binary :all: -d .cache/demo "$name==$version"
+    echo "$sha256  $file" | sha256sum --check --status || fail "$file is not the file that was published"
+}
+
 command -v git >/dev/null || apt_install git || fail "git is missing; run: apt-get install git"
 python_packages
 agent
+practice_package
 sandbox

@@ -369,6 +369,7 @@ def test_reading(mirror: Git, seed: str) -> None:
     assert mirror.read(seed, "link", 100) is None  # a symlink is not followed and not taken for a file
     assert mirror.read(seed, "*.md", 100) is None  # a path is a path, not a pattern
     assert mirror.read(seed, "--help", 100) is None
+    assert mirror.read(seed, "README.md/", 100) is None
     with pytest.raises(Permanent) as caught:
         mirror.read(seed, "README.md", 3)
     assert caught.value.code == "too_large"

@@ -15,9 +15,22 @@ from app.clients import openclaw_turn
 from app.clients.device_identity import load_or_create
 from app.clients.openclaw import PINNED_VERSION, GatewayUnavailable, OpenClaw, ready, session_key
 from app.clients.openclaw_frames import RETRY_AFTER, judge_error, judge_final, tool_event
+from app.clients.openclaw_record import RunRecord
 from app.clients.websocket import MAX_MESSAGE
 from app.types import ConfigInvalid, EngineEvent, Permanent, RunResult, RunSpec
-from tests.worlds.gateway import AWAIT_ABORT, BINARY, DROP, FakeGateway, Item, hanging, raw, streamed, turn, until
+from tests.worlds.gateway import (
+    AWAIT_ABORT,
+    BINARY,
+    DROP,
+    FakeGateway,
+    Item,
+    await_event,
+    hanging,
+    raw,
+    streamed,
+    turn,
+    until,
+)
 
 
 @pytest.fixture
@@ -108,7 +121,7 @@ def test_events_name_tools_and_paths_but_carry_no_file_body(gateway: FakeGateway
     ]  # fmt: skip
     start, end = (next(e.data for e in events if e.kind == kind) for kind in ("tool_start", "tool_end"))
     assert (start["tool"], start["path"]) == ("write", "hello.txt")
-    assert (end["tool"], end["ok"]) == ("write", True)
+    assert (end["tool"], end["ok"], end["path"]) == ("write", True, "hello.txt")
     assert "content" not in json.dumps([dict(start), dict(end)])
 
 
@@ -176,6 +189,31 @@ def test_labels_never_collide_between_sessions(gateway: FakeGateway) -> None:
     run(gateway, label="job 7")
     result, _ = run(gateway, label="job 7", session=session_key("write", "7-4"), run_id="mosaic-7-implement-4")
     assert result.outcome == "completed"
+
+
+def feed(record: RunRecord, items: Sequence[Item]) -> None:
+    for item in items:
+        if isinstance(item, dict) and item["type"] == "event":
+            record.take(item["event"], item["payload"])
+
+
+def test_the_record_counts_each_model_call_of_its_own_run_as_it_happens() -> None:
+    mine, other = RunRecord("@RUN@", lambda _event: None), RunRecord("another-run", lambda _event: None)
+    for record in (mine, other):
+        feed(record, turn("write"))
+    final = final_of(turn("write"))["payload"]["result"]["meta"]["agentMeta"]
+    assert mine.usage.total == final["usage"]["total"]
+    assert mine.usage.cost_usd == pytest.approx(final["costUsd"])
+    assert mine.context == final["lastCallUsage"]["total"]
+    assert (other.usage.total, other.tools_ok, other.model_calls) == (0, [], 0)
+
+
+def test_an_answer_of_the_model_ends_its_outage() -> None:
+    record = RunRecord("@RUN@", lambda _event: None)
+    feed(record, turn("err500"))
+    assert (record.failure, record.outage >= 30) == ("server_error", True)
+    feed(record, turn("write"))
+    assert (record.failure, record.outage) == ("", 0.0)
 
 
 # ---------------------------------------------------------------- success is more than `ok`
@@ -249,8 +287,18 @@ def test_a_model_that_recovers_is_waited_for(gateway: FakeGateway) -> None:
 
 
 def test_openclaws_own_retries_are_left_alone_once_the_agent_has_worked(gateway: FakeGateway) -> None:
-    worked = until(turn("write"), streamed("tool", "result"))
-    result, _ = run(gateway, [*worked, *turn("err500")[1:]])
+    worked, failing = until(turn("write"), streamed("tool", "result")), turn("err500")[1:]
+    looked_often, seen = threading.Event(), 0
+    gateway.play = [*worked, *failing[:-1], await_event(looked_often), failing[-1]]
+
+    def look() -> bool:
+        nonlocal seen
+        seen += 1
+        if seen > 4:
+            looked_often.set()
+        return False
+
+    result = client_of(gateway).run(spec_for(gateway), lambda _event: None, look)
     assert result.outcome == "engine_unavailable"
     assert gateway.asked("sessions.abort") == []
 

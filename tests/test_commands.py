@@ -205,9 +205,15 @@ def test_a_line_that_starts_with_a_control_verb_is_never_a_paid_task(verb: Verb,
 @given(st.sampled_from([verb for verb in CONTROL if len(verb) > 3]), st.data(), words)
 def test_a_mistyped_control_verb_is_never_a_paid_task(verb: Verb, data: st.DataObject, tail: str) -> None:
     at = data.draw(st.integers(0, len(verb) - 2))
-    typo = data.draw(st.sampled_from([
-        verb[:at] + verb[at + 1] + verb[at] + verb[at + 2 :], verb[:at] + verb[at + 1 :], verb[:at] + verb[at] + verb[at:],
-    ]))  # fmt: skip
+    typo = data.draw(
+        st.sampled_from(
+            [
+                verb[:at] + verb[at + 1] + verb[at] + verb[at + 2 :],
+                verb[:at] + verb[at + 1 :],
+                verb[:at] + verb[at] + verb[at:],
+            ]
+        )
+    )
     assume(typo not in ORDINARY and exact(typo) is None)
     (answer,) = parse(f"@mosaic {typo} {tail}")
     assert isinstance(answer, DidYouMean)
@@ -388,9 +394,15 @@ def test_edits_add_nothing_by_themselves(text: str, other: str) -> None:
 
 @pytest.mark.parametrize(
     ("left", "right", "expected"),
-    [("cancel", "cancel", 0), ("cancle", "cancel", 1), ("cancl", "cancel", 1), ("", "ask", 3), ("abcdef", "badcfe", 3),
-     ("kitten", "sitting", 3)],
-)  # fmt: skip
+    [
+        ("cancel", "cancel", 0),
+        ("cancle", "cancel", 1),
+        ("cancl", "cancel", 1),
+        ("", "ask", 3),
+        ("abcdef", "badcfe", 3),
+        ("kitten", "sitting", 3),
+    ],
+)
 def test_distance(left: str, right: str, expected: int) -> None:
     assert distance(left, right) == distance(right, left) == expected
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -114,6 +117,29 @@ def test_another_version_is_refused(settings: engine.EngineSettings, version: st
 def test_a_missing_openclaw_is_said_with_the_remedy(settings: engine.EngineSettings) -> None:
     with pytest.raises(engine.EngineUnusable, match="npm ci --ignore-scripts"):
         engine.openclaw_script(settings.root)
+
+
+def test_run_becomes_the_gateway_with_nothing_inherited(settings: engine.EngineSettings) -> None:
+    """A stand-in for OpenClaw's start script tells what it was given; Node, exec and environment are real."""
+    install(settings.root, PINNED_VERSION)
+    tell = "console.log(JSON.stringify([process.argv.slice(2), process.cwd(), process.env, process.umask()]))"
+    (settings.root / "node_modules" / "openclaw" / "openclaw.mjs").write_text(tell)
+    program = (
+        f"import pathlib; PosixPath = pathlib.Path\nfrom app import engine\nengine.run(engine.{_source(settings)})"
+    )
+    inherited = {**os.environ, "MOSAIC_GITEA_TOKEN": "forge", "NODE_OPTIONS": "--no-such-option"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=inherited, capture_output=True, text=True, cwd=engine.ROOT
+    )
+    assert done.returncode == 0, done.stderr
+    arguments, directory, environment, umask = json.loads(done.stdout)
+    assert (arguments, directory, umask) == (["gateway"], str(settings.state_dir / "cwd"), 0o077)
+    assert environment == engine.environment(settings)
+
+
+def _source(settings: engine.EngineSettings) -> str:
+    """The settings as an expression, secrets included."""
+    return f"EngineSettings(**{ {name: getattr(settings, name) for name in settings.__slots__}!r})"
 
 
 def test_the_lock_file_names_the_pinned_version_and_no_registry() -> None:

@@ -77,21 +77,17 @@ def status(pid: int, field: str) -> str:
     return rows[field].strip()
 
 
-def root_only(folder: Path) -> Path:
-    folder.mkdir(mode=0o700)
-    return folder
-
-
 @pytest.fixture
-def data_dir(tmp_path: Path) -> Path:
+def data_dir() -> Iterator[Path]:
     """Below a directory that only its owner may enter, with characters that need care in options and URLs."""
-    return root_only(tmp_path / "own") / "data dir %41 'q\""
+    with tempfile.TemporaryDirectory() as own:  # a short path, so that the socket can lie in it
+        yield Path(own) / "data dir %41 'q\""
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of a database that was made and never started; to be copied, since making one takes its time."""
-    cluster = Cluster(root_only(tmp_path_factory.mktemp("made") / "own") / "data")
+    cluster = Cluster(tmp_path_factory.mktemp("made") / "data")
     cluster.ensure()
     return cluster.data_dir
 
@@ -108,7 +104,7 @@ def cluster(made: Path, data_dir: Path) -> Iterator[Cluster]:
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """One running server for the tests that only look."""
-    cluster = Cluster(root_only(tmp_path_factory.mktemp("pg") / "own") / "data")
+    cluster = Cluster(tmp_path_factory.mktemp("pg") / "data")
     cluster.start()
     tell(
         cluster.owner_url,
@@ -285,22 +281,25 @@ def test_it_runs_from_a_root_only_project_with_no_more_right_than_it_needs(publi
 
 @pytest.mark.slow
 def test_a_socket_path_that_is_too_long_is_replaced_by_a_private_one(tmp_path: Path) -> None:
-    data_dir = tmp_path / ("long" * 25) / "data"
-    cluster = Cluster(data_dir)
-    places = []
-    for _ in range(2):
+    cluster = Cluster(tmp_path / ("long" * 25) / "data")
+
+    def place() -> Path:
         cluster.start()
-        folder = Path((data_dir / "keys/postgres-socket-dir").read_text().strip())
-        places.append(folder)
+        folder = Path((cluster.data_dir / "keys/postgres-socket-dir").read_text().strip())
         assert folder.stat().st_mode & 0o777 == 0o700
-        assert ask(Cluster(data_dir).app_url, "select 1") == 1
+        assert ask(Cluster(cluster.data_dir).app_url, "select 1") == 1
         cluster.stop()
-    assert places[0] == places[1]
-    shutil.rmtree(folder)  # someone tidied up the temporary directory
-    cluster.start()
-    assert ask(cluster.app_url, "select 1") == 1
-    cluster.stop()
-    shutil.rmtree(Path((data_dir / "keys/postgres-socket-dir").read_text().strip()))
+        assert not folder.exists()
+        return folder
+
+    first = place()
+    assert place() == first  # addresses stay
+    first.mkdir()
+    first.chmod(0o777)  # someone waits there for us
+    try:
+        assert place() != first
+    finally:
+        first.rmdir()
 
 
 # ---------------------------------------------------------------- crashes

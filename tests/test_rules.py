@@ -154,6 +154,7 @@ def test_files_that_say_little(text: str) -> None:
         ("version = true\n", 1, "line 1: version must be a whole number, not true."),
         ("[limits]\n\n# c\nminutes = '60'\n", 4, 'line 4: limits.minutes must be a whole number, not "60".'),
         ("[limits]\nminutes = true\n", 2, "line 2: limits.minutes must be a whole number, not true."),
+        ("[limits]\r\n\r\nminutes = 0\r\n", 3, "line 3: limits.minutes must be at least 1, not 0."),
         ("[limits]\nminutes = 0\n", 2, "line 2: limits.minutes must be at least 1, not 0."),
         ("[limits]\ncost_usd = nan\n", 2, "line 2: limits.cost_usd must be an ordinary number, not nan."),
         ("[limits]\ntokens = 99999999999999999999\n", 2, "line 2: limits.tokens is too large a number."),
@@ -367,7 +368,8 @@ WIDE_TO_STRICT: dict[str, tuple[Any, ...]] = {  # written out again on purpose: 
 NUMBERS = {
     "limits.minutes": (1, 10_080), "limits.stall_minutes": (1, 1_440), "limits.rounds": (1, 50),
     "limits.attempts": (1, 20), "limits.tokens": (1, 10**10), "limits.concurrent": (1, 100),
-    "limits.per_user_hour": (1, 10_000), "limits.files": (1, 100_000), "limits.patch_kb": (1, 1_048_576), "setup.timeout": (1, 7_200),
+    "limits.per_user_hour": (1, 10_000), "limits.files": (1, 100_000), "limits.patch_kb": (1, 1_048_576),
+    "setup.timeout": (1, 7_200),
 }  # fmt: skip
 DOLLARS = ("limits.cost_usd", "limits.daily_cost_usd")
 LISTS = ("who.users", "who.bots", "agent.exclude", "protect.paths", "protect.allow", "notify.channels")
@@ -578,6 +580,8 @@ def test_what_the_server_protects_stays_apart_from_what_allow_opens() -> None:
     assert rules.protect.locked == ("infra/**", "legal/**")
     assert rules.protect.allow == ("**",)
     assert set(rules.protect.paths) == {"infra/**", "legal/**", "db/", "/AGENTS.md"}
+    assert stricter(rules, effective(PLAIN, None)).protect.locked == rules.protect.locked
+    assert stricter(effective(PLAIN, None), rules).protect.allow == ()
 
 
 def test_the_file_of_instructions_is_protected() -> None:

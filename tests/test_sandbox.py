@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -17,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from app import sandbox, sandbox_profile
+from app import sandbox_profile
 from app.sandbox import Limits, Ran, SandboxUnavailable, discard, run
 from app.sandbox_probe import probe
 from app.types import MosaicError
@@ -201,7 +200,7 @@ ESCAPES = {
     "mount namespace": "call('unshare', 0x00020000)",
     "pid namespace": "call('unshare', 0x20000000)",
     "signal to the host": "os.kill(int(host['pid']), 9)",
-    "trace of the first process": "call('ptrace', 16, 1, 0, 0)",
+    "trace of a process of the host": "call('ptrace', 16, int(host['pid']), 0, 0)",
     "root account": "os.setuid(0)",
     "host name": "socket.sethostname('mosaic')",
     "module": "call('syscall', 313, 0, b'', 0)",
@@ -240,7 +239,7 @@ def test_processes_of_the_host_are_invisible(work: Path) -> None:
 def test_the_network_is_there_when_asked_for(work: Path, host: dict[str, str]) -> None:
     script = f"import socket; socket.create_connection(('127.0.0.1', {host['port']}), 5); print('connected')"
     assert python(work, script, network=True).output == "connected\n"
-    assert "connected" not in python(work, script).output
+    assert "ConnectionRefusedError" in python(work, script).output
 
 
 def test_it_has_a_loopback_of_its_own(work: Path) -> None:
@@ -267,7 +266,8 @@ def test_protected_paths_cannot_be_written_removed_or_moved(work: Path, tmp_path
     over = {".gitea/workflows": base / "workflows", "conftest.py": base / "conftest.py", "/opt/base": base}
     tries = [
         "echo x >conftest.py", "rm -f conftest.py", "mv conftest.py other.py", "echo x >.gitea/workflows/ci.yml",
-        "rm -rf .gitea/workflows/ci.yml", "mv .gitea/workflows .gitea/other", "mv .gitea elsewhere", "ln -sf /dev/null conftest.py",
+        "rm -rf .gitea/workflows/ci.yml", "mv .gitea/workflows .gitea/other", "mv .gitea elsewhere",
+        "ln -sf /dev/null conftest.py",
         "chmod 777 conftest.py", "echo x >/opt/base/new",
     ]  # fmt: skip
     command = "; ".join(f"({attempt}) 2>/dev/null && echo 'DONE {attempt}'" for attempt in tries)
@@ -398,8 +398,8 @@ def test_memory_of_a_process_is_bounded(work: Path) -> None:
 
 def test_files_are_bounded(work: Path) -> None:
     limits = Limits(60, file_mb=1, tmp_mb=4)
-    ran = run("dd if=/dev/zero of=big bs=64k count=64; for i in 1 2 3 4 5 6 7 8; do dd if=/dev/zero of=/tmp/$i bs=64k count=16; done",
-              work=work, limits=limits)  # fmt: skip
+    many = "for i in 1 2 3 4 5 6 7 8; do dd if=/dev/zero of=/tmp/$i bs=64k count=16; done"
+    ran = run(f"dd if=/dev/zero of=big bs=64k count=64; {many}", work=work, limits=limits)
     assert (work / "big").stat().st_size == 1024 * 1024
     assert "No space left on device" in ran.output
 
@@ -448,7 +448,7 @@ def as_nobody(task: Callable[[], object]) -> object:
             os.setgid(65534)
             os.setuid(65534)
             answer = task()
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001  the copy must never return into pytest
             answer = repr(error)
         os.write(writer, json.dumps(answer).encode())
         os._exit(0)
@@ -540,8 +540,10 @@ def test_the_probe_sees_an_open_network() -> None:
 
 def test_the_probe_sees_that_there_is_no_sandbox_at_all() -> None:
     def bare(command: str, *, work: Path, **_: object) -> Ran:
-        done = subprocess.run(["/bin/sh", "-c", command], cwd=work, capture_output=True, text=True)
-        return Ran(done.returncode, 0.0, done.stdout + done.stderr, False, False, False)
+        said = work / "said"  # a file and no pipe: the child that stays would keep a pipe open
+        with said.open("w") as file:
+            done = subprocess.run(["/bin/sh", "-c", command], cwd=work, stdout=file, stderr=file)
+        return Ran(done.returncode, 0.0, said.read_text(), False, False, False)
 
     said = "\n".join(probe(bare).failures)
     wanted = ["network", "files of the host", "environment", "namespace", "detached child"] + (

@@ -471,7 +471,8 @@ def test_why_reply_ends_with_the_last_ten_events() -> None:
     ]
     rows = "\n".join(f"- `13:00:{n:02}` `step.started` `runner.admit@1.1` by `system:worker`" for n in range(3, 13))
     assert voice.why_reply(job(reason="stalled", detail="10 minutes without a sign"), events, LINK) == (
-        "[Job 42](http://mosaic.test/jobs/42): The agent showed no activity for longer than the stall limit. (`stalled`)\n"
+        "[Job 42](http://mosaic.test/jobs/42): "
+        "The agent showed no activity for longer than the stall limit. (`stalled`)\n"
         "\n"
         "**Next:** `@mosaic retry`; if it happens again, look at the engine's log.\n"
         "\n"
@@ -637,16 +638,43 @@ def test_numbers() -> None:
     assert [duration(n) for n in (0, 59.4, 60, 3599, 3661, -5)] == ["0s", "59s", "1m 00s", "59m 59s", "1h 01m", "0s"]
     assert [brief_duration(n) for n in (0.04, 9.94, 9.96, 61)] == ["0.0s", "9.9s", "10s", "1m 01s"]
     assert [short(n) for n in (0, 999, 1000, 31_400, 999_499, 999_500, 1_250_000)] == [
-        "0", "999", "1k", "31k", "999k", "1.0M", "1.2M",
-    ]  # fmt: skip
+        "0",
+        "999",
+        "1k",
+        "31k",
+        "999k",
+        "1.0M",
+        "1.2M",
+    ]
 
 
 # ---------------------------------------------------------------- strangers
 
 HOSTILE = st.one_of(
-    markdown, st.text(max_size=80), st.lists(st.sampled_from(["@mosaic cancel", "@eve", "\n", "`", "```", "|", "closes #5",
-        "<!-- /mosaic:receipts -->", "</details>", "![x](http://e.vil/)", "\\", " ", "&#64;", "text"]), max_size=12).map("".join),
-)  # fmt: skip
+    markdown,
+    st.text(max_size=80),
+    st.lists(
+        st.sampled_from(
+            [
+                "@mosaic cancel",
+                "@eve",
+                "\n",
+                "`",
+                "```",
+                "|",
+                "closes #5",
+                "<!-- /mosaic:receipts -->",
+                "</details>",
+                "![x](http://e.vil/)",
+                "\\",
+                " ",
+                "&#64;",
+                "text",
+            ]
+        ),
+        max_size=12,
+    ).map("".join),
+)
 
 
 def every_text(words: str) -> list[str]:
@@ -698,8 +726,13 @@ def test_no_words_of_a_stranger_end_the_receipts_or_forge_a_trailer(words: str) 
     texts = every_text(words)
     assert texts[7].count("<!-- mosaic:receipts -->") == texts[7].count("<!-- /mosaic:receipts -->") == 1
     assert texts[8].split("\n")[1:] == [
-        "", "[skip ci]", "", "Mosaic-Job: 42", "Co-authored-by: alice <5+alice@noreply.localhost>", "",
-    ]  # fmt: skip
+        "",
+        "[skip ci]",
+        "",
+        "Mosaic-Job: 42",
+        "Co-authored-by: alice <5+alice@noreply.localhost>",
+        "",
+    ]
     assert "\n" not in texts[9]
     assert len(texts[9]) <= 255
 

@@ -10,6 +10,7 @@ from app.types import Ambiguous, MosaicError, Permanent, Transient
 _STATUS = re.compile(r"(?:returned error: |HTTP )(\d{3})")
 _CONTROL = re.compile(r"[^\x20-\x7e\u00a0-\u200a\u2010-\u2027\u202f-\u205f\u2070-\ud7ff\ue000-\ufefe\uff00-\uffef]+")
 _AFTER_SENDING = ("RPC failed", "hung up", "unexpected disconnect", "early EOF", "bad line length", "unpack failed")
+_UNTRUSTED = re.compile(r"unable to access .*certificate (?:problem|verification failed)")  # OpenSSL's words, GnuTLS's
 _FULL_DISK = ("No space left on device", "Disk quota exceeded", "unable to write")
 
 
@@ -40,7 +41,7 @@ def local_failure(verb: str, output: Output, code: str = "git_failed") -> Mosaic
 
 def remote_failure(verb: str, output: Output, *, write: bool = False) -> MosaicError:
     """For a command that talks to the forge. A `write` that broke after it was sent is `Ambiguous`."""
-    if "certificate" in output.err and "SSL" in output.err:
+    if _UNTRUSTED.search(output.err):
         text = f"git {verb}: the forge's certificate is not trusted. Set MOSAIC_CA_BUNDLE to the CA of your Gitea."
         return Permanent(text, code="untrusted_certificate")
     text, after = said(output.err), any(word in output.err for word in _AFTER_SENDING)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from typing import Any
 
 from app.clients.openclaw_frames import TEXT_LIMIT, add, call_usage, clip, dig, retry_event, tool_event
@@ -32,6 +33,7 @@ class RunRecord:
         self.outage = 0.0  # seconds that the model will have been away when it is tried next; 0 while it answers
         self._outage_began = 0.0
         self._started = False
+        self._paths: dict[str, str] = {}  # tool call -> path: its result does not repeat it
         self._text = ""
         self._text_at = self._usage_at = 0.0
         self._handlers: Mapping[str, Callable[[Mapping[str, Any]], None]] = {
@@ -93,11 +95,19 @@ class RunRecord:
         if event is None:
             return
         self._flush_text()
-        if event.kind == "tool_end" and event.data["ok"]:
-            self.tools_ok.append(str(event.data["tool"]))
-        elif event.kind == "tool_end":
-            self.tool_failures += 1
+        call = str(event.data["call"])
+        if event.kind == "tool_start":
+            self._paths[call] = str(event.data["path"])
+        else:
+            event = EngineEvent(event.kind, {**event.data, "path": self._paths.pop(call, "")})
+            self._count(event)
         self._emit(event)
+
+    def _count(self, event: EngineEvent) -> None:
+        if event.data["ok"]:
+            self.tools_ok.append(str(event.data["tool"]))
+        else:
+            self.tool_failures += 1
 
     def _run_status(self, data: Mapping[str, Any]) -> None:
         event = retry_event(data)
@@ -125,5 +135,4 @@ class RunRecord:
     def _emit_usage(self) -> None:
         self._usage_at = time.monotonic()
         used = self.usage
-        numbers = {"input": used.input, "output": used.output, "total": used.total, "cost_usd": used.cost_usd}
-        self._emit(EngineEvent("usage", {**numbers, "context": self.context}))
+        self._emit(EngineEvent("usage", {**asdict(used), "context": self.context}))

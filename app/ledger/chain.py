@@ -29,7 +29,18 @@ def use_redactor(redactor: Redactor) -> None:
 
 def redact(value: Any) -> Any:
     """A string or JSON value without the secrets this process knows, and without NUL (PostgreSQL stores none)."""
-    return _redactor.value(value)
+    return _storable(_redactor.value(value))
+
+
+def _storable(value: Any) -> Any:
+    """Without NUL and lone surrogates, which PostgreSQL refuses in text and JSON."""
+    if isinstance(value, str):
+        return value.replace("\x00", "").encode("utf-8", "replace").decode()
+    if isinstance(value, dict):
+        return {_storable(key): _storable(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_storable(item) for item in value]
+    return value
 
 
 def canonical(data: Mapping[str, Any]) -> str:

@@ -40,8 +40,9 @@ Frame = dict[str, Any]
 class Action:
     """Something that a turn does instead of sending a frame."""
 
-    name: str  # drop | await_abort | raw | binary
+    name: str  # drop | await_abort | await | raw | binary
     text: str = ""
+    event: threading.Event | None = None
 
 
 Item = Frame | Action
@@ -51,6 +52,11 @@ DROP, AWAIT_ABORT, BINARY = Action("drop"), Action("await_abort"), Action("binar
 def raw(text: str) -> Action:
     """A message that is sent as it is."""
     return Action("raw", text)
+
+
+def await_event(event: threading.Event) -> Action:
+    """Say nothing more until the test sets the event."""
+    return Action("await", event=event)
 
 
 def tape(name: str) -> list[Frame]:
@@ -308,6 +314,8 @@ class _Line:
             self.drop()
         elif action.name == "await_abort":
             self._aborted.wait()
+        elif action.event is not None:
+            action.event.wait()
         elif action.name == "raw":
             self._write(TextMessage(data=action.text))
         else:

@@ -1,0 +1,44 @@
+"""Fixtures for everybody: servers are started once per test process, every test gets a place of its own in them."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from app import models, schema
+from app.postgres import Cluster
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A real PostgreSQL whose database `mosaic` has the newest schema and no rows: the template of every test's own."""
+    with Cluster(tmp_path_factory.mktemp("postgres")).opened() as running:
+        schema.migrate(running.owner_url, running.app_url)
+        yield running
+
+
+@pytest.fixture
+def database(cluster: Cluster) -> Iterator[str]:
+    """A fresh database with the newest schema: its URL for the runtime role. The models are bound to it."""
+    name = f"test_{next(_numbers)}"
+    with psycopg.connect(cluster.url("postgres", "postgres"), autocommit=True) as connection:
+        connection.execute(sql.SQL("create database {} template mosaic owner mosaic_owner").format(sql.Identifier(name)))
+    url = cluster.url("mosaic_app", name)
+    models.bind(url, application_name=name)
+    with models.db.connection_context():
+        yield url
+    models.db.close_all()
+    with psycopg.connect(cluster.url("postgres", "postgres"), autocommit=True) as connection:
+        connection.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
+
+
+@pytest.fixture(scope="session")
+def session_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("session")

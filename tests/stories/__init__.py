@@ -1,0 +1,1 @@
+"""Stories: comment in, comment out, with all real processes."""
