@@ -95,7 +95,7 @@ PROTECTED: tuple[str, ...] = (
 
 @dataclass(frozen=True, slots=True)
 class _Rules:
-    protected: Sequence[str]
+    configured: Sequence[str]
     allowed: Sequence[str]
     max_file: int  # bytes
     sizes: Mapping[str, int]
@@ -124,7 +124,7 @@ def policy(
     sections that decide about gates are protected, without them the whole file is.
     patch_bytes: size of the diff; without it the sizes of all new blobs count.
     """
-    rules = _Rules((*PROTECTED, *protected), allowed, max_patch_kb * 1024, sizes, targets or {}, contents or {})
+    rules = _Rules(protected, allowed, max_patch_kb * 1024, sizes, targets or {}, contents or {})
     found = [finding for change in changes for finding in _change(change, rules)]
     found += _collisions(changes)
     found += _totals(changes, max_files, max_patch_kb, sizes, patch_bytes)
@@ -156,16 +156,22 @@ def _kind(change: Change, targets: Mapping[str, str]) -> Iterator[Finding]:
 
 def _protected(change: Change, rules: _Rules) -> Iterator[Finding]:
     path = change.path
-    fixed = next((pattern for pattern in ALWAYS_PROTECTED if matches(pattern, path)), None)
-    pattern = fixed or next((pattern for pattern in rules.protected if matches(pattern, path)), None)
-    if pattern is None or (fixed is None and any(matches(opened, path) for opened in rules.allowed)):
-        return
-    why = f"protected by `{pattern}`"
-    if pattern in PROTECTED and path in rules.contents and path.rpartition("/")[2] in SECTIONED:
-        if same_sections(path.rpartition("/")[2], *rules.contents[path]):
-            return
-        why += ": a section that decides about gates changed, or cannot be read"
-    yield Finding("protected_path", shown(path), why)
+    pattern = _first(ALWAYS_PROTECTED, path)
+    if pattern is None and _first(rules.allowed, path) is None:
+        pattern = _first(rules.configured, path) or _by_sections(path, rules)
+    if pattern is not None:
+        yield Finding("protected_path", shown(path), f"protected by `{pattern}`")
+
+
+def _first(patterns: Sequence[str], path: str) -> str | None:
+    return next((pattern for pattern in patterns if matches(pattern, path)), None)
+
+
+def _by_sections(path: str, rules: _Rules) -> str | None:
+    """The built-in pattern that protects a path, unless both versions of the file agree in what decides about gates."""
+    name = path.rpartition("/")[2]
+    known = name in SECTIONED and path in rules.contents
+    return None if known and same_sections(name, *rules.contents[path]) else _first(PROTECTED, path)
 
 
 def _size(path: str, rules: _Rules) -> Iterator[Finding]:

@@ -18,7 +18,12 @@ _DEVICES = {"con", "prn", "aux", "nul", "conin$", "conout$", "clock$"} | {
 
 def shown(path: str) -> str:
     """A path as it may stand in a message: what cannot be seen is spelt out."""
-    return "".join(f"\\u{{{ord(char):x}}}" if hidden(char) or char in "`\u2028\u2029" else char for char in path[:300])
+    return "".join(f"\\u{{{ord(char):x}}}" if not _plain(char) or char == "`" else char for char in path[:300])
+
+
+def _plain(char: str) -> bool:
+    """Visible, or the ordinary space."""
+    return char.isprintable() and not hidden(char)
 
 
 def odd_name(path: str) -> Iterator[str]:
@@ -27,8 +32,8 @@ def odd_name(path: str) -> Iterator[str]:
         yield "it is empty, absolute or longer than 1024 bytes"
     if any("\udc80" <= char <= "\udcff" for char in path):
         yield "it is not valid UTF-8"
-    elif any(hidden(char) or char in "\u2028\u2029" for char in path):
-        yield "it holds control, direction or invisible characters"
+    elif not all(map(_plain, path)):
+        yield "it holds control, direction, invisible or unusual space characters"
     if "\\" in path:
         yield "it holds a backslash"
     yield from {why: None for part in path.split("/") for why in _odd_part(part)}

@@ -197,10 +197,10 @@ def _stricter_gate(gate: GateSpec, other: GateSpec) -> GateSpec:
     floors = [floor for floor in (gate.min, other.min) if floor is not None]
     return replace(
         gate,
-        required=gate.required,
+        required=gate.required or other.required,
         timeout=min(gate.timeout, other.timeout),
         expect=gate.expect or other.expect,
-        min=max(floors, default=None),
+        min=min(floors, default=None),
         report=gate.report or other.report,
     )
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from app import guard_rails, quality_rails
 from app.clients.git import Git
 from app.context import Context
+from app.gate_sections import SECTIONED
 from app.path_patterns import matches
 from app.types import Cancelled, Change, Done, Failed, Finding, GateSpec, Result
 from app.workbench import clean_checkout, run_command
@@ -48,7 +49,7 @@ def _findings(context: Context, git: Git, start: str, commit: str, changes: tupl
 
 def _contents(git: Git, start: str, commit: str, changes: tuple[Change, ...]) -> dict[str, tuple[bytes | None, bytes | None]]:
     """Before and after of the files of which only some sections decide about gates."""
-    paths = [change.path for change in changes if change.path.rpartition("/")[2] in guard_rails.SECTIONED]
+    paths = [change.path for change in changes if change.path.rpartition("/")[2] in SECTIONED]
     return {path: (git.read(start, path, _REPORT_LIMIT), git.read(commit, path, _REPORT_LIMIT)) for path in paths}
 
 

@@ -425,7 +425,8 @@ def test_a_connection_that_ends_or_turns_to_garbage_loses_the_turn(gateway: Fake
 
 
 def test_a_message_without_end_loses_the_turn(gateway: FakeGateway) -> None:
-    result, _ = run(gateway, [turn("write")[0], raw('"' + "x" * (MAX_MESSAGE + 10) + '"')])
+    endless = raw('{"type": "event", "event": "tick", "payload": "' + "x" * MAX_MESSAGE + '"}')
+    result, _ = run(gateway, [turn("write")[0], endless, *turn("write")[1:]])
     assert result.outcome == "lost"
 
 
@@ -518,6 +519,15 @@ def test_settle_ends_a_turn_that_the_gateway_resumed_by_itself(gateway: FakeGate
     gateway.keeps_running = 2
     assert client.settle(session, 20.0)
     assert gateway.keeps_running == 0
+    assert len(gateway.asked("sessions.abort")) == 3
+
+
+def test_settle_waits_for_a_turn_that_is_about_to_be_resumed(gateway: FakeGateway) -> None:
+    """Right after a restart there is nothing to abort yet, but the session still counts as running."""
+    client, session = client_of(gateway), spec_for(gateway).session
+    run(gateway)
+    gateway.interrupted = 2
+    assert client.settle(session, 20.0)
     assert len(gateway.asked("sessions.abort")) == 3
 
 

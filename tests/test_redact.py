@@ -64,44 +64,66 @@ def test_a_secret_is_found_in_every_usual_encoding(encoded: Callable[[], str]) -
     assert middle not in found
 
 
-@pytest.mark.parametrize("missed", [
-    base64.b64encode(base64.b64encode(RAW)).decode(),
-    base64.b64encode(gzip.compress(RAW, mtime=0)).decode(),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "missed",
+    [
+        base64.b64encode(base64.b64encode(RAW)).decode(),
+        base64.b64encode(gzip.compress(RAW, mtime=0)).decode(),
+    ],
+)
 def test_what_is_known_to_be_missed(missed: str) -> None:
     """Published, so that nobody relies on it: the control is that the secret is not in the process."""
     assert Redactor([SECRET]).text(missed) == missed
 
 
-@pytest.mark.parametrize("token", [
-    "ghp_" + "a1B2" * 9, "github_pat_" + "a1B2_" * 6, "gta_" + "0f" * 20, "sk-ant-api03-" + "x-Y_z" * 8,
-    "glpat-" + "a1b2" * 5,
-    "AKIA" + "ABCD1234" * 2, "xoxb-1234567890-abcdefghij", "mos_" + "Ab-_" * 11, "AIza" + "a" * 35,
-    "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.c2lnbmF0dXJl",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "token",
+    [
+        "ghp_" + "a1B2" * 9,
+        "github_pat_" + "a1B2_" * 6,
+        "gta_" + "0f" * 20,
+        "sk-ant-api03-" + "x-Y_z" * 8,
+        "glpat-" + "a1b2" * 5,
+        "AKIA" + "ABCD1234" * 2,
+        "xoxb-1234567890-abcdefghij",
+        "mos_" + "Ab-_" * 11,
+        "AIza" + "a" * 35,
+        "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.c2lnbmF0dXJl",
+    ],
+)
 def test_well_known_tokens_need_no_registration(token: str) -> None:
     for text in (f"token={token}", f"({token})", f"https://x/?a%3D{token}", f'{{"k":"{token}"}}'):
         found = Redactor().text(text)
         assert MASK in found and token[6:] not in found
 
 
-@pytest.mark.parametrize(("text", "kept"), [
-    ("https://bot:hunter2@git.example/x.git", f"https://{MASK}@git.example/x.git"),
-    ("Authorization: Bearer abcdef0123456789", f"Authorization: Bearer {MASK}"),
-    ("authorization: token abcdef0123456789", f"authorization: token {MASK}"),
-    ("'X-Api-Key': 'abcdef0123456789'", f"'X-Api-Key': '{MASK}'"),
-    ("a\n-----BEGIN RSA PRIVATE KEY-----\nMIIE\nabc=\n-----END RSA PRIVATE KEY-----\nb", f"a\n{MASK}\nb"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("https://bot:hunter2@git.example/x.git", f"https://{MASK}@git.example/x.git"),
+        ("Authorization: Bearer abcdef0123456789", f"Authorization: Bearer {MASK}"),
+        ("authorization: token abcdef0123456789", f"authorization: token {MASK}"),
+        ("'X-Api-Key': 'abcdef0123456789'", f"'X-Api-Key': '{MASK}'"),
+        ("a\n-----BEGIN RSA PRIVATE KEY-----\nMIIE\nabc=\n-----END RSA PRIVATE KEY-----\nb", f"a\n{MASK}\nb"),
+    ],
+)
 def test_credentials_are_known_by_their_place(text: str, kept: str) -> None:
     assert Redactor().text(text) == kept
 
 
-@pytest.mark.parametrize("text", [
-    "commit 3f786850e387550fdab836ed7e6dc881de23001b", "risk-assessment-for-the-something-project",
-    "npm_config_registry",
-    "unexpected token /usr/lib/python3/dist-packages/x.py", "git@example.org:a/b.git", "https://git@example.org/a",
-    "-----BEGIN CERTIFICATE-----\nabc\n-----END CERTIFICATE-----", "docker run docker",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    [
+        "commit 3f786850e387550fdab836ed7e6dc881de23001b",
+        "risk-assessment-for-the-something-project",
+        "npm_config_registry",
+        "unexpected token /usr/lib/python3/dist-packages/x.py",
+        "git@example.org:a/b.git",
+        "https://git@example.org/a",
+        "-----BEGIN CERTIFICATE-----\nabc\n-----END CERTIFICATE-----",
+        "docker run docker",
+    ],
+)
 def test_ordinary_text_stays(text: str) -> None:
     assert Redactor(["docker", "", "  "]).text(text) == text
 
@@ -130,8 +152,24 @@ def test_no_registered_secret_comes_through(secret: str, before: str, after: str
         assert stripped not in Redactor([secret]).text(before + secret + after).replace(MASK, "\0")
 
 
-PIECES = st.lists(st.sampled_from([SECRET, SECRET[:7], SECRET[7:], "word ", "\n", " ", "ghp_" + "a1B2" * 9, "é",
-                                   "x" * 300, base64.b64encode(RAW).decode(), "token "]), max_size=30)  # fmt: skip
+PIECES = st.lists(
+    st.sampled_from(
+        [
+            SECRET,
+            SECRET[:7],
+            SECRET[7:],
+            "word ",
+            "\n",
+            " ",
+            "ghp_" + "a1B2" * 9,
+            "é",
+            "x" * 300,
+            base64.b64encode(RAW).decode(),
+            "token ",
+        ]
+    ),
+    max_size=30,
+)
 
 
 @given(PIECES, st.lists(st.integers(1, 40), min_size=1, max_size=40))
@@ -183,14 +221,27 @@ def visible_prose(text: str) -> str:
 
 
 HOSTILE = [
-    "hi @alice, closes #12, fixes owner/repo#3 and !4", "![x](https://evil.example/p.png?d=1)", "[click](https://evil.example)",
-    "<img src=https://evil.example/x>", "<!-- mosaic:hidden -->", "https://evil.example/@bob www.evil.example",
-    "- a\n  ```\nb @alice\n```\n@code\n``\n@z\n```\n@alice", "~~~\n```\n~~~\n@alice\n```", "foo ` bar\n`@alice`",
-    "|`a | @alice `|\n|--|--|", "```\n```\t\n@alice\n```", "```\n \t```\n@alice\n```\n@alice", "`a`https://x.example/`@alice`",
+    "hi @alice, closes #12, fixes owner/repo#3 and !4",
+    "![x](https://evil.example/p.png?d=1)",
+    "[click](https://evil.example)",
+    "<img src=https://evil.example/x>",
+    "<!-- mosaic:hidden -->",
+    "https://evil.example/@bob www.evil.example",
+    "- a\n  ```\nb @alice\n```\n@code\n``\n@z\n```\n@alice",
+    "~~~\n```\n~~~\n@alice\n```",
+    "foo ` bar\n`@alice`",
+    "|`a | @alice `|\n|--|--|",
+    "```\n```\t\n@alice\n```",
+    "```\n \t```\n@alice\n```\n@alice",
+    "`a`https://x.example/`@alice`",
     "\\`@alice`",
-    "``@alice`", "> ```\n> @alice", "$`$@alice$`$", "&#64;alice &commat;alice", "[a]: https://evil.example '\n@alice'",
+    "``@alice`",
+    "> ```\n> @alice",
+    "$`$@alice$`$",
+    "&#64;alice &commat;alice",
+    "[a]: https://evil.example '\n@alice'",
     "```` ` ````@alice` ```",
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("text", HOSTILE)
@@ -240,10 +291,33 @@ def test_shortening_keeps_the_end() -> None:
     assert len(neutralise("@" * 70_000)) <= 60_000
 
 
-BAD = ["`", "` ", "`|", "<!--", "@", "\x1b[", "\x1b]", "sk-", "eyJ", "eyJa.", "://", "token ",
-       "-----BEGIN PRIVATE KEY-----",
-       "bearer ",
-       "a", "www.", "é\u200b", "[](", "![", "\\", "~", "authorization: ", "&#", "x@y:", "\n```\n"]  # fmt: skip
+BAD = [
+    "`",
+    "` ",
+    "`|",
+    "<!--",
+    "@",
+    "\x1b[",
+    "\x1b]",
+    "sk-",
+    "eyJ",
+    "eyJa.",
+    "://",
+    "token ",
+    "-----BEGIN PRIVATE KEY-----",
+    "bearer ",
+    "a",
+    "www.",
+    "é\u200b",
+    "[](",
+    "![",
+    "\\",
+    "~",
+    "authorization: ",
+    "&#",
+    "x@y:",
+    "\n```\n",
+]
 
 
 @pytest.mark.parametrize("unit", BAD)

@@ -78,8 +78,13 @@ def test_the_tree_goes_back_to_its_owner_without_setuid_bits(work: Path) -> None
 def test_on_the_host_it_is_an_unprivileged_account(work: Path) -> None:
     owners: list[int] = []
     command = "touch mine; cat /proc/self/status; sleep 600"
-    ran = run(command, work=work, limits=QUICK, cancelled=lambda: bool(owners),
-              on_output=lambda _: owners.append((work / "mine").stat().st_uid))  # fmt: skip
+    ran = run(
+        command,
+        work=work,
+        limits=QUICK,
+        cancelled=lambda: bool(owners),
+        on_output=lambda _: owners.append((work / "mine").stat().st_uid),
+    )
     assert set(owners) == {65530 if ROOT else os.geteuid()}
     for right in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
         assert f"{right}:\t0000000000000000\n" in ran.output
@@ -95,8 +100,13 @@ def test_exit_codes(work: Path, command: str, code: int) -> None:
 
 def test_environment_is_fixed_plus_ours(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MOSAIC_GITEA_TOKEN", "canary-5b1f9c")
-    ran = run("env; cat /proc/*/environ | tr '\\0' '\\n'; cat /proc/1/cmdline", work=work, limits=QUICK,
-              env={"SEEN": "a b;$(c)"}, path=["/work/.venv/bin"])  # fmt: skip
+    ran = run(
+        "env; cat /proc/*/environ | tr '\\0' '\\n'; cat /proc/1/cmdline",
+        work=work,
+        limits=QUICK,
+        env={"SEEN": "a b;$(c)"},
+        path=["/work/.venv/bin"],
+    )
     assert "SEEN=a b;$(c)\n" in ran.output and "PATH=/work/.venv/bin:/usr/local" in ran.output
     assert "canary" not in ran.output and "MOSAIC_" not in ran.output
     assert str(work.parent) not in ran.output
@@ -162,9 +172,12 @@ def host(tmp_path: Path) -> Iterator[dict[str, str]]:
         for listener in (tcp, unix, named):
             listener.listen()
         yield {
-            "canary": str(canary), "port": str(tcp.getsockname()[1]), "abstract": f"mosaic-test-{os.getpid()}",
-            "socket": str(tmp_path / "socket"), "pid": str(sleeper.pid),
-        }  # fmt: skip
+            "canary": str(canary),
+            "port": str(tcp.getsockname()[1]),
+            "abstract": f"mosaic-test-{os.getpid()}",
+            "socket": str(tmp_path / "socket"),
+            "pid": str(sleeper.pid),
+        }
         assert sleeper.poll() is None, "a command killed a process of the host"
     sleeper.kill()
     sleeper.wait()
@@ -207,7 +220,7 @@ ESCAPES = {
     "higher limit": "resource.setrlimit(resource.RLIMIT_NPROC, (100000, 100000))",
     "terminal": "open('/dev/tty')",
     "descriptor of the launcher": "[os.fstat(n) for n in range(3, 256) if n != own][0]",
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("attempt", ESCAPES.values(), ids=ESCAPES)
@@ -265,11 +278,17 @@ def test_protected_paths_cannot_be_written_removed_or_moved(work: Path, tmp_path
     (work / "conftest.py").write_text("from the agent")
     over = {".gitea/workflows": base / "workflows", "conftest.py": base / "conftest.py", "/opt/base": base}
     tries = [
-        "echo x >conftest.py", "rm -f conftest.py", "mv conftest.py other.py", "echo x >.gitea/workflows/ci.yml",
-        "rm -rf .gitea/workflows/ci.yml", "mv .gitea/workflows .gitea/other", "mv .gitea elsewhere",
+        "echo x >conftest.py",
+        "rm -f conftest.py",
+        "mv conftest.py other.py",
+        "echo x >.gitea/workflows/ci.yml",
+        "rm -rf .gitea/workflows/ci.yml",
+        "mv .gitea/workflows .gitea/other",
+        "mv .gitea elsewhere",
         "ln -sf /dev/null conftest.py",
-        "chmod 777 conftest.py", "echo x >/opt/base/new",
-    ]  # fmt: skip
+        "chmod 777 conftest.py",
+        "echo x >/opt/base/new",
+    ]
     command = "; ".join(f"({attempt}) 2>/dev/null && echo 'DONE {attempt}'" for attempt in tries)
     ran = run(
         f"{command}; cat conftest.py .gitea/workflows/ci.yml /opt/base/conftest.py",
@@ -292,8 +311,12 @@ def test_a_tool_keeps_its_path_and_is_read_only(work: Path, tmp_path: Path) -> N
 
 
 def test_a_directory_made_in_setup_is_at_the_same_place_in_a_gate(work: Path, tmp_path: Path) -> None:
-    run("mkdir -p .venv/bin; printf '#!/work/.venv/bin/sh\\necho works\\n' >.venv/bin/tool; cp /bin/sh .venv/bin/sh; "
-        "chmod +x .venv/bin/tool", work=work, limits=QUICK)  # fmt: skip
+    run(
+        "mkdir -p .venv/bin; printf '#!/work/.venv/bin/sh\\necho works\\n' >.venv/bin/tool; cp /bin/sh .venv/bin/sh; "
+        "chmod +x .venv/bin/tool",
+        work=work,
+        limits=QUICK,
+    )
     gate = tmp_path / "gate"
     gate.mkdir()
     ran = run("tool", work=gate, limits=QUICK, read_only={".venv": work / ".venv"}, path=["/work/.venv/bin"])

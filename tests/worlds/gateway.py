@@ -113,6 +113,7 @@ class FakeGateway:
     play: Sequence[Item] = field(default_factory=lambda: turn("write"))
     mode: str = ""  # permission mode that sessions get, whatever was asked
     keeps_running: int = 0  # how many aborts find a run that was resumed by the gateway itself
+    interrupted: int = 0  # how many looks find a turn that a restart interrupted and that is about to be resumed
     boot_id: str = field(default_factory=lambda: str(uuid.uuid4()))
     requests: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     labels: dict[str, str] = field(default_factory=dict)  # label -> session key
@@ -166,6 +167,7 @@ class _Line:
         self._aborted = threading.Event()
         self._nonce = str(uuid.uuid4())
         self._scopes: tuple[str, ...] = ()
+        self._subscribed: set[str] = set()
         self._text = ""
 
     def drop(self) -> None:
@@ -224,7 +226,7 @@ class _Line:
         handlers: dict[str, Callable[[dict[str, Any]], Frame | None]] = {
             "connect": self._connect,
             "sessions.create": self._create,
-            "sessions.messages.subscribe": lambda p: _ok({"subscribed": True, "key": p["key"]}),
+            "sessions.messages.subscribe": self._subscribe,
             "sessions.abort": self._abort,
             "sessions.describe": self._describe,
             "sessions.delete": self._delete,
@@ -263,6 +265,10 @@ class _Line:
         self._gateway.sessions[key] = {"key": key, "status": "done", "sessionRoot": root, "permissionMode": mode}
         return _ok({**recorded, "key": key, "entry": entry})
 
+    def _subscribe(self, params: dict[str, Any]) -> Frame:
+        self._subscribed.add(params["key"])
+        return _ok({"subscribed": True, "key": params["key"]})
+
     def _abort(self, params: dict[str, Any]) -> Frame:
         if "key" not in params:
             return _error("INVALID_REQUEST", 'session key "main" has no explicit owner')
@@ -280,7 +286,8 @@ class _Line:
         if session is None:
             return _ok({"session": None})
         recorded = answer("write", "sessions.describe")["payload"]["session"]
-        status = "running" if self._gateway.keeps_running else session["status"]
+        status = "running" if self._gateway.keeps_running or self._gateway.interrupted else session["status"]
+        self._gateway.interrupted = max(0, self._gateway.interrupted - 1)
         return _ok({"session": {**recorded, **session, "status": status}})
 
     def _delete(self, params: dict[str, Any]) -> Frame:
@@ -303,7 +310,7 @@ class _Line:
             for item in self._gateway.play:
                 if isinstance(item, Action):
                     self._act(item)
-                else:
+                elif item.get("event") != "session.message" or params["sessionKey"] in self._subscribed:
                     self.send(_named(item, number, params))
             self._gateway.sessions[params["sessionKey"]]["status"] = "done"
         except (OSError, ProtocolError):
