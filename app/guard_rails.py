@@ -168,10 +168,10 @@ def _first(patterns: Sequence[str], path: str) -> str | None:
 
 
 def _by_sections(path: str, rules: _Rules) -> str | None:
-    """The built-in pattern that protects a path, unless both versions of the file agree in what decides about gates."""
+    """The built-in pattern that protects a path. A settings file's own does not when nothing that decides changed."""
     name = path.rpartition("/")[2]
-    known = name in SECTIONED and path in rules.contents
-    return None if known and same_sections(name, *rules.contents[path]) else _first(PROTECTED, path)
+    same = name in SECTIONED and path in rules.contents and same_sections(name, *rules.contents[path])
+    return _first([pattern for pattern in PROTECTED if not (same and pattern == name)], path)
 
 
 def _size(path: str, rules: _Rules) -> Iterator[Finding]:

@@ -150,8 +150,10 @@ def _value(value: Any) -> str:
 
 
 def taken(job: Job, now: datetime) -> float | None:
-    """Seconds a job has run; None before it began."""
+    """Seconds a job has run; None before it began and while it waits for a person."""
     begin = job.started_at or (job.created_at if job.finished_at else None)
+    if job.status is JobStatus.WAITING:
+        return None
     return ((job.finished_at or now) - begin).total_seconds() if begin else None
 
 

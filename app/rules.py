@@ -200,7 +200,7 @@ def _stricter_gate(gate: GateSpec, other: GateSpec) -> GateSpec:
         required=gate.required or other.required,
         timeout=min(gate.timeout, other.timeout),
         expect=gate.expect or other.expect,
-        min=min(floors, default=None),
+        min=max(floors, default=None),
         report=gate.report or other.report,
     )
 

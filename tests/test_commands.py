@@ -149,7 +149,7 @@ def test_codes_and_remarks(verb: Verb) -> None:
     assert parse(f"@mosaic {verb} looks good") == asked(f"{verb} looks good", f"{verb} <code> looks good")
 
 
-@pytest.mark.parametrize("number", ["0", "-1", "1.5", "9" * 19, "9" * 10_000, "٤٢", "42a", "42 43"])
+@pytest.mark.parametrize("number", ["0", "-1", "1.5", "9" * 19, "9" * 10_000, "٤٢", "42a", "42please", "42 43"])
 def test_what_is_no_job_number_is_asked_about(number: str) -> None:
     (answer,) = parse(f"@mosaic cancel {number}")
     assert isinstance(answer, DidYouMean)

@@ -230,6 +230,11 @@ def test_only_sections_that_decide_about_gates(
     assert check(changed(name), contents={name: (before, after)}) == (set() if passes else {"protected_path"})
 
 
+def test_equal_sections_open_no_other_pattern() -> None:
+    path = ".github/actions/package.json"
+    assert check(changed(path), contents={path: (b'{"version":"1"}', b'{"version":"2"}')}) == {"protected_path"}
+
+
 def test_a_configured_pattern_protects_the_whole_file() -> None:
     contents = {"pyproject.toml": (PROJECT, PROJECT.replace(b'"1"', b'"2"'))}
     assert check(changed("pyproject.toml"), contents=contents, protected=["/pyproject.toml"]) == {"protected_path"}

@@ -100,6 +100,12 @@ SEEN = [
     "a\n<pre>b</pre>\nX",
     "[^1]: X",
     "***\nX",
+    "a\n    > X",
+    "-    - a\n    > X",
+    "<!--> X",
+    "a <!--> X",
+    "[a [b](u) X](v)",
+    "[![a](u) X",
 ]
 UNSEEN = [
     "`X`",
@@ -278,13 +284,33 @@ SHAPES: list[Callable[[int], str]] = [
 ]
 
 
+class Counted(str):
+    """A text that counts the characters over which searches in it run."""
+
+    searched = 0
+
+    def find(self, *arguments: Any) -> int:
+        found = super().find(*arguments)
+        self.searched += (found if found >= 0 else _end(self, *arguments)) - arguments[1]
+        return found
+
+    def rfind(self, *arguments: Any) -> int:
+        found = super().rfind(*arguments)
+        self.searched += _end(self, *arguments) - max(found, arguments[1])
+        return found
+
+
+def _end(text: str, sought: str, start: int = 0, end: int | None = None) -> int:
+    return len(text) if end is None else end
+
+
 def lines_run(call: Callable[[], object]) -> int:
     """How many lines of Python `call` runs: a measure of work that no clock disturbs."""
     count = 0
 
     def trace(frame: FrameType, event: str, arg: Any) -> Any:
         nonlocal count
-        count += event == "line"
+        count += event == "line" and frame.f_code.co_filename != __file__
         return trace
 
     before = sys.gettrace()
@@ -297,10 +323,11 @@ def lines_run(call: Callable[[], object]) -> int:
 
 
 def assert_linear(build: Callable[[int], str]) -> None:
-    small, large = build(1500), build(6000)
+    small, large = Counted(build(1500)), Counted(build(6000))
     for function in (prose, parse):
         few, many = lines_run(lambda f=function: f(small)), lines_run(lambda f=function: f(large))
         assert many <= 5 * few + 2000, f"{function.__name__}: {few} lines for {len(small)}, {many} for {len(large)}"
+    assert large.searched <= 5 * small.searched + 20 * len(small)
 
 
 @pytest.mark.parametrize("unit", UNITS)

@@ -110,7 +110,8 @@ def test_a_handover_is_complete() -> None:
             CONTEXT,
             "## Gates\n\nThis repository has no quality gates: be all the more careful.",
             "## What was done so far",
-            "An earlier session worked on this; you continue from the files as they are now. Its change against the base:",
+            "An earlier session worked on this; you continue from the files as they are now. "
+            "Its change against the base:",
             f"<<<{FENCE} work so far\n1 file\n{FENCE}>>>",
             "Gate test is red.",
             LIMITS,

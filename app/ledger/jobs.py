@@ -77,7 +77,7 @@ def move(entry: Entry, to: JobStatus, *, actor: str = "system:stitcher", **data:
     if moment and not (moment == "started_at" and entry["started_at"]):
         entry.set(**{moment: entry.now})
     entry.set(status=to.value)
-    entry.event(f"job.{to.value}", actor=actor, **data)
+    entry.event("job.started" if to is _S.RUNNING else f"job.{to.value}", actor=actor, **data)
 
 
 def start(entry: Entry, minutes: float) -> None:
