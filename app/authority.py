@@ -1,7 +1,7 @@
 """Who may ask: a person's permission on the forge, by numeric id, from the first source that can tell.
 
-Sources, in order: an administrator's token (or a bot that is repository administrator) may ask Gitea; the signed payload,
-where it states the actor's own rights; otherwise nobody knows, and the request is refused.
+Sources, in order: an administrator's token (or a bot that is repository administrator) may ask Gitea; the signed
+payload, where it states the actor's own rights; otherwise nobody knows, and the request is refused.
 """
 
 from __future__ import annotations

@@ -15,14 +15,27 @@ from datetime import UTC, datetime
 from app import queries, serve, stitcher
 from app.clients.gitea import GiteaClient
 from app.edge import connected, database_url, open_database
-from app.ledger.chain import stamp, transaction, use_redactor
 from app.gitea_events import text_hash
+from app.ledger.chain import stamp, transaction, use_redactor
 from app.redact import Redactor
 from app.settings import Settings, SettingsError, load, secrets_of
 from app.types import REASONS, Job, MosaicError, Trigger
 
-LATER = ("doctor", "watch", "approve", "keys", "audit", "blame", "reconcile", "pause", "resume", "backup", "restore",
-         "gc", "report")
+LATER = (
+    "doctor",
+    "watch",
+    "approve",
+    "keys",
+    "audit",
+    "blame",
+    "reconcile",
+    "pause",
+    "resume",
+    "backup",
+    "restore",
+    "gc",
+    "report",
+)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -86,8 +99,10 @@ def _open() -> Iterator[Settings]:
     use_redactor(Redactor(secrets_of(settings)))
     url = database_url(settings)
     if not serve.reachable(url):
-        raise MosaicError("The database does not answer. Is `mosaic serve` running, here or with this "
-                          "MOSAIC_DATABASE_URL?", code="database_unavailable")
+        raise MosaicError(
+            "The database does not answer. Is `mosaic serve` running, here or with this MOSAIC_DATABASE_URL?",
+            code="database_unavailable",
+        )
     open_database(url, "cli")
     with connected():
         yield settings
@@ -151,10 +166,16 @@ def cmd_show(arguments: argparse.Namespace) -> int:
         for step in queries.steps(job.id):
             print(f"  {step.status.value:<10} {step.key:<32} {step.reason}")
         for round, gate in queries.all_gate_results(job.id):
-            print(f"  gate  round {round} {gate.name:<16} {'green' if gate.passed else 'red':<6} {gate.seconds:.1f} s  {gate.why}")
+            print(
+                f"  gate  round {round} {gate.name:<16} {'green' if gate.passed else 'red':<6} "
+                f"{gate.seconds:.1f} s  {gate.why}"
+            )
         print(f"  used  {job.tokens} tokens, {job.cost_usd:.4f} USD")
         for event in queries.events(job.id)[-15:]:
-            print(f"  {event.seq:>4} {stamp(event.at)} {event.kind:<22} {event.step or '':<28} {json.dumps(dict(event.data))[:100]}")
+            print(
+                f"  {event.seq:>4} {stamp(event.at)} {event.kind:<22} {event.step or '':<28} "
+                f"{json.dumps(dict(event.data))[:100]}"
+            )
     return 0
 
 
@@ -183,8 +204,14 @@ def cmd_retry(arguments: argparse.Namespace) -> int:
         if not job.status.terminal:
             raise MosaicError(f"Job {job.id} is still {job.status.value}.", code="not_finished")
         # The request stays the first person's: the operator only starts it again.
-        new = stitcher.retry(job, actor=f"cli:{getpass.getuser()}", actor_id=job.requester_id, login=job.trigger.actor,
-                             key=uuid.uuid4().hex, permission=job.trigger.permission)
+        new = stitcher.retry(
+            job,
+            actor=f"cli:{getpass.getuser()}",
+            actor_id=job.requester_id,
+            login=job.trigger.actor,
+            key=uuid.uuid4().hex,
+            permission=job.trigger.permission,
+        )
         print(f"Job {new} runs job {job.id} again.")
     return 0
 
@@ -192,8 +219,9 @@ def cmd_retry(arguments: argparse.Namespace) -> int:
 def cmd_submit(arguments: argparse.Namespace) -> int:
     """Start a job from here: mosaic submit owner/name --issue 42 what to do."""
     with _open() as settings:
-        forge = GiteaClient(settings.gitea_url, settings.gitea_token,
-                            ca_bundle=str(settings.ca_bundle) if settings.ca_bundle else None)
+        forge = GiteaClient(
+            settings.gitea_url, settings.gitea_token, ca_bundle=str(settings.ca_bundle) if settings.ca_bundle else None
+        )
         repository = forge.repository(arguments.repository)
         if repository is None:
             raise MosaicError(f"{arguments.repository} is not visible to the bot.", code="not_found")
@@ -201,11 +229,25 @@ def cmd_submit(arguments: argparse.Namespace) -> int:
         if not text and arguments.issue is None:
             raise MosaicError("Say what to do, or name an issue with --issue.", code="nothing_asked")
         trigger = Trigger(
-            kind="cli", repository_id=repository.id, repository=repository.full_name, number=arguments.issue,
-            is_pull=False, object_id=0, actor_id=0, actor=getpass.getuser(), text=text, text_sha256=text_hash(text),
-            at=datetime.now(UTC).isoformat())
+            kind="cli",
+            repository_id=repository.id,
+            repository=repository.full_name,
+            number=arguments.issue,
+            is_pull=False,
+            object_id=0,
+            actor_id=0,
+            actor=getpass.getuser(),
+            text=text,
+            text_sha256=text_hash(text),
+            at=datetime.now(UTC).isoformat(),
+        )
         with transaction():
-            job = stitcher.submit(trigger, trigger_key=f"cli:{uuid.uuid4().hex}", instructions=text,
-                                  requester=f"cli:{getpass.getuser()}", priority=arguments.priority)
+            job = stitcher.submit(
+                trigger,
+                trigger_key=f"cli:{uuid.uuid4().hex}",
+                instructions=text,
+                requester=f"cli:{getpass.getuser()}",
+                priority=arguments.priority,
+            )
         print(f"Job {job}: {settings.base_url}/jobs/{job}")
     return 0

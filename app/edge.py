@@ -1,7 +1,7 @@
 """What every entry point shares: settings read once, the database open around a request, errors as JSON.
 
-A handler is a plain function `name(request) -> response`: the same file serves under Flask and as a single function of a
-serverless framework. It keeps nothing between two requests.
+A handler is a plain function `name(request) -> response`: the same file serves under Flask and as a single function
+of a serverless framework. It keeps nothing between two requests.
 """
 
 from __future__ import annotations
@@ -123,5 +123,3 @@ def raw_body(request: Request, content_type: str = "application/json") -> bytes:
     if len(body) != int(length):
         raise Refusal(400, "truncated", "The body is shorter than its Content-Length.")
     return body
-
-

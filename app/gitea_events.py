@@ -1,7 +1,7 @@
 """From a Gitea delivery to what somebody asked of Mosaic. Pure: no network, no database.
 
-Gitea repeats, reorders and multiplies its deliveries; what counts here is the meaning (`dedup_key`): the same comment text,
-the same opened issue, the same assignment describe one request however often they arrive.
+Gitea repeats, reorders and multiplies its deliveries; what counts here is the meaning (`dedup_key`): the same
+comment text, the same opened issue, the same assignment describe one request however often they arrive.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ class Malformed(ValueError):
 def interpret(event_type: str, payload: Payload, known: Known) -> Request | Ignored:
     """What a delivery asks for.
 
-    `event_type` is X-Gitea-Event-Type, the fine one: X-Gitea-Event says `issue_comment` for comments on pull requests too.
+    `event_type` is X-Gitea-Event-Type, the fine one: X-Gitea-Event says `issue_comment` for comments on pull
+    requests too.
     """
     if _is_self(_dict(payload, "sender"), known):
         return Ignored("own action")
@@ -87,8 +88,17 @@ def _comment(payload: Payload, action: Any, known: Known) -> Request | Ignored:
     if not commands:
         return Ignored("no command" if action == "created" else "no new command in the edit")
     moment = _str(comment, "created_at" if action == "created" else "updated_at")
-    trigger = _trigger(payload, "comment", _int(comment, "id"), body, issue, is_pull=bool(payload.get("is_pull")),
-                       url=_str(comment, "html_url"), at=moment, permission=_permission(payload))
+    trigger = _trigger(
+        payload,
+        "comment",
+        _int(comment, "id"),
+        body,
+        issue,
+        is_pull=bool(payload.get("is_pull")),
+        url=_str(comment, "html_url"),
+        at=moment,
+        permission=_permission(payload),
+    )
     return Request(trigger, commands, f"comment:{_int(comment, 'id')}:{trigger.text_sha256}")
 
 
@@ -98,8 +108,16 @@ def _opened(payload: Payload, known: Known) -> Request | Ignored:
     commands = parse(text, known.self_login)
     if not commands:
         return Ignored("no mention in the new issue")
-    trigger = _trigger(payload, "opened", _int(issue, "id"), text, issue, url=_str(issue, "html_url"),
-                       at=_str(issue, "created_at"), permission=_permission(payload))
+    trigger = _trigger(
+        payload,
+        "opened",
+        _int(issue, "id"),
+        text,
+        issue,
+        url=_str(issue, "html_url"),
+        at=_str(issue, "created_at"),
+        permission=_permission(payload),
+    )
     return Request(trigger, commands, f"opened:{_int(issue, 'id')}")
 
 
@@ -133,15 +151,37 @@ def _silent(payload: Payload, kind: str, issue: Payload) -> Request:
     return Request(trigger, (Command(Verb.FIX),), f"{kind}:{_int(issue, 'id')}:{moment}")
 
 
-def _trigger(payload: Payload, kind: str, object_id: int, text: str, issue: Payload, *, url: str, at: str,
-             is_pull: bool = False, permission: str | None = None) -> Trigger:
+def _trigger(
+    payload: Payload,
+    kind: str,
+    object_id: int,
+    text: str,
+    issue: Payload,
+    *,
+    url: str,
+    at: str,
+    is_pull: bool = False,
+    permission: str | None = None,
+) -> Trigger:
     repository, sender = _dict(payload, "repository"), _dict(payload, "sender")
     return Trigger(
-        kind=kind, repository_id=_int(repository, "id"), repository=_str(repository, "full_name"),
-        number=_int(issue, "number"), is_pull=is_pull, object_id=object_id, actor_id=_int(sender, "id"),
-        actor=_str(sender, "login"), text=text, text_sha256=text_hash(text), url=url, permission=permission, at=at,
-        issue_title=_str(issue, "title"), issue_body=_str(issue, "body"),
-        issue_author=_str(_dict(issue, "user"), "login"))
+        kind=kind,
+        repository_id=_int(repository, "id"),
+        repository=_str(repository, "full_name"),
+        number=_int(issue, "number"),
+        is_pull=is_pull,
+        object_id=object_id,
+        actor_id=_int(sender, "id"),
+        actor=_str(sender, "login"),
+        text=text,
+        text_sha256=text_hash(text),
+        url=url,
+        permission=permission,
+        at=at,
+        issue_title=_str(issue, "title"),
+        issue_body=_str(issue, "body"),
+        issue_author=_str(_dict(issue, "user"), "login"),
+    )
 
 
 def text_hash(text: str) -> str:

@@ -43,8 +43,16 @@ IMPLEMENT: tuple[StepSpec, ...] = (
     _control("runner.snapshot", 20, Phase.SETUP, 120),
     _control("runner.checkout", 30, Phase.SETUP, 600),
     StepSpec("runner.setup", 40, Pool.GATES, Phase.SETUP, StepType.COMMAND, 1800, attempts=2),
-    StepSpec("weaver.implement", 50, Pool.AGENTS, Phase.EXECUTION, StepType.AI_ACTION, 3600, attempts=2,
-             redo=("runner.checkout", "runner.setup")),
+    StepSpec(
+        "weaver.implement",
+        50,
+        Pool.AGENTS,
+        Phase.EXECUTION,
+        StepType.AI_ACTION,
+        3600,
+        attempts=2,
+        redo=("runner.checkout", "runner.setup"),
+    ),
     _control("runner.commit", 60, Phase.EXECUTION, 300),
     _control("inspector.policy", 70, Phase.VALIDATION, 300),
     # inspector.gate.<name>: orders 100-899, made by gate_spec() at admission
@@ -62,8 +70,17 @@ BACK_TO = "weaver.implement"
 
 def gate_spec(gate: GateSpec) -> StepSpec:
     """The row of one gate: same `order` in the rules = side by side."""
-    return StepSpec(f"inspector.gate.{gate.name}", 100 + min(max(gate.order, 0), 799), Pool.GATES, Phase.VALIDATION,
-                    StepType.GATE, gate.timeout + 120, attempts=1, back_to=BACK_TO, gate=gate.name)
+    return StepSpec(
+        f"inspector.gate.{gate.name}",
+        100 + min(max(gate.order, 0), 799),
+        Pool.GATES,
+        Phase.VALIDATION,
+        StepType.GATE,
+        gate.timeout + 120,
+        attempts=1,
+        back_to=BACK_TO,
+        gate=gate.name,
+    )
 
 
 def plan(pipeline: str, gates: tuple[GateSpec, ...] = ()) -> tuple[StepSpec, ...]:

@@ -31,8 +31,14 @@ class BellSerializer(Serializer):  # type: ignore[misc]
 
     def _deserialize(self, data: bytes) -> Message:
         heard = json.loads(data)
-        return Message(id=str(uuid.uuid4()), name=f"{TASK_MODULE}.{heard['task']}", args=(int(heard["id"]),),
-                       kwargs={}, retries=0, retry_delay=0)
+        return Message(
+            id=str(uuid.uuid4()),
+            name=f"{TASK_MODULE}.{heard['task']}",
+            args=(int(heard["id"]),),
+            kwargs={},
+            retries=0,
+            retry_delay=0,
+        )
 
 
 class Doorbell(Huey):  # type: ignore[misc]
@@ -49,8 +55,16 @@ def bell(task: str, number: int) -> bytes:
 def doorbell(pool: Pool, dsn: str) -> Doorbell:
     """The Huey of one pool, for the consumer of that pool."""
     # Dequeuing needs no fsync: after a crash of PostgreSQL a bell may ring twice, which is harmless.
-    return Doorbell(queue_name(pool), storage_class=PostgresStorage, serializer=BellSerializer(), results=False,
-                    dsn=dsn, create_tables=False, read_timeout=1, options="-c synchronous_commit=off")
+    return Doorbell(
+        queue_name(pool),
+        storage_class=PostgresStorage,
+        serializer=BellSerializer(),
+        results=False,
+        dsn=dsn,
+        create_tables=False,
+        read_timeout=1,
+        options="-c synchronous_commit=off",
+    )
 
 
 def queue_name(pool: Pool) -> str:
@@ -66,7 +80,8 @@ def ring(pool: Pool, task: str, number: int, priority: float = 0.0) -> None:
     """Ring in the open transaction: heard when it commits, forgotten when it rolls back."""
     db.execute_sql(
         "with bell as (insert into huey_task (queue, data, priority) values (%s, %s, %s)) select pg_notify(%s, '')",
-        (queue_name(pool), bell(task, number), priority, channel(pool)))
+        (queue_name(pool), bell(task, number), priority, channel(pool)),
+    )
 
 
 def ring_many(pool: Pool, task: str, numbers: list[int]) -> None:
@@ -74,4 +89,6 @@ def ring_many(pool: Pool, task: str, numbers: list[int]) -> None:
     if numbers:
         db.execute_sql(
             "with bell as (insert into huey_task (queue, data, priority) select %s, b, 0 from unnest(%s::bytea[]) b) "
-            "select pg_notify(%s, '')", (queue_name(pool), [bell(task, n) for n in numbers], channel(pool)))
+            "select pg_notify(%s, '')",
+            (queue_name(pool), [bell(task, n) for n in numbers], channel(pool)),
+        )

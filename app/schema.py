@@ -1,4 +1,4 @@
-"""Migrations: applied in order, each in its own transaction, under one advisory lock; then the runtime role's rights."""
+"""Migrations: in order, each in its own transaction, under one advisory lock; then the runtime role's rights."""
 
 from __future__ import annotations
 
@@ -51,7 +51,11 @@ def pending(url: str) -> list[str]:
     """Migrations that are not applied yet; all of them when the database is empty."""
     with psycopg.connect(url, autocommit=True) as connection:
         known = connection.execute("select to_regclass('schema_migrations') is not null").fetchone()
-        done = {row[0] for row in connection.execute("select name from schema_migrations")} if known and known[0] else set()
+        done = (
+            {row[0] for row in connection.execute("select name from schema_migrations")}
+            if known and known[0]
+            else set()
+        )
     return [name for name in names() if name not in done]
 
 
@@ -62,8 +66,10 @@ def _check_version(connection: psycopg.Connection[Any]) -> None:
 
 
 def _apply(connection: psycopg.Connection[Any], upto: str | None) -> Iterator[str]:
-    connection.execute("create table if not exists schema_migrations (name text primary key, sha256 text not null, "
-                       "at timestamptz not null default clock_timestamp())")
+    connection.execute(
+        "create table if not exists schema_migrations (name text primary key, sha256 text not null, "
+        "at timestamptz not null default clock_timestamp())"
+    )
     done = {row[0] for row in connection.execute("select name from schema_migrations")}
     for name in names():
         if name not in done:

@@ -34,8 +34,9 @@ log = logging.getLogger("mosaic.serve")
 
 def logging_for(settings: Settings) -> None:
     """Plain lines on standard output; the supervisor puts the process's name before them."""
-    logging.basicConfig(level=settings.log_level.upper(), stream=sys.stdout,
-                        format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(
+        level=settings.log_level.upper(), stream=sys.stdout, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
     logging.getLogger("huey").setLevel(logging.WARNING)
 
 
@@ -69,22 +70,53 @@ def child_environment(role: str, everything: Mapping[str, str]) -> dict[str, str
 
 
 def _become_web(settings: Settings) -> NoReturn:
-    """gunicorn with threads: a silent connection holds a thread for 5 s, so there are many; the pool bounds the database."""
+    """gunicorn with many threads: a silent connection holds one for 5 s. The pool bounds the database."""
     bind = f"[{settings.listen_host}]" if ":" in settings.listen_host else settings.listen_host
-    os.execv(sys.executable, [
-        sys.executable, "-m", "gunicorn", "-k", "gthread", "-w", "2", "--threads", "32", "--no-control-socket",
-        "--graceful-timeout", "10", "--access-logfile", "/dev/null", "-b", f"{bind}:{settings.listen_port}",
-        "--chdir", str(Path.cwd()), "--pythonpath", str(ROOT), "app.web:create_app()"])
+    os.execv(
+        sys.executable,
+        [
+            sys.executable,
+            "-m",
+            "gunicorn",
+            "-k",
+            "gthread",
+            "-w",
+            "2",
+            "--threads",
+            "32",
+            "--no-control-socket",
+            "--graceful-timeout",
+            "10",
+            "--access-logfile",
+            "/dev/null",
+            "-b",
+            f"{bind}:{settings.listen_port}",
+            "--chdir",
+            str(Path.cwd()),
+            "--pythonpath",
+            str(ROOT),
+            "app.web:create_app()",
+        ],
+    )
 
 
 def engine_settings(settings: Settings) -> engine.EngineSettings:
     """The gateway's settings: it listens where MOSAIC_OPENCLAW_URL points."""
     paths = Paths(settings.data_dir)
     return engine.EngineSettings(
-        port=urlsplit(settings.openclaw_url).port or 18790, token=settings.openclaw_token, workspace=paths.worktrees,
-        state_dir=paths.engine_state, model_api=settings.model_api, model_base_url=settings.model_base_url,
-        model_api_key=settings.model_api_key, model_id=settings.model_id, context_window=settings.model_context_window,
-        cost_input=settings.model_cost_input, cost_output=settings.model_cost_output, ca_bundle=settings.ca_bundle)
+        port=urlsplit(settings.openclaw_url).port or 18790,
+        token=settings.openclaw_token,
+        workspace=paths.worktrees,
+        state_dir=paths.engine_state,
+        model_api=settings.model_api,
+        model_base_url=settings.model_base_url,
+        model_api_key=settings.model_api_key,
+        model_id=settings.model_id,
+        context_window=settings.model_context_window,
+        cost_input=settings.model_cost_input,
+        cost_output=settings.model_cost_output,
+        ca_bundle=settings.ca_bundle,
+    )
 
 
 @contextmanager

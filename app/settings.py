@@ -159,7 +159,7 @@ def _with_base_url(settings: Settings, source: Source) -> Settings:
     if settings.base_url:
         return settings
     host, port = settings.listen_host, settings.listen_port
-    if host in ("0.0.0.0", "::"):  # noqa: S104  compared, not bound
+    if host in ("0.0.0.0", "::"):
         host = "127.0.0.1"
         if settings.role in ("web", "control"):
             source.warnings.append(

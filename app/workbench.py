@@ -29,12 +29,27 @@ def clean_checkout(context: Context, git: Git, tree: str) -> Iterator[Path]:
         index.unlink(missing_ok=True)
 
 
-def run_command(context: Context, command: str, work: Path, seconds: float, *, network: bool = False,
-                read_only: Mapping[str, Path] | None = None) -> sandbox.Ran:
+def run_command(
+    context: Context,
+    command: str,
+    work: Path,
+    seconds: float,
+    *,
+    network: bool = False,
+    read_only: Mapping[str, Path] | None = None,
+) -> sandbox.Ran:
     """Run it with this server's tool folders; its output goes to the step's log."""
     server = context.clients.server.sandbox
     limits = Limits(seconds=max(1.0, context.seconds_left(seconds)))
     return sandbox.run(
-        command, work=work, read_only=read_only, limits=limits, network=network, cancelled=context.cancelled,
-        on_output=context.log, tools=[Path(tool) for tool in server.read_only], path=list(server.path),
-        insecure=server.insecure)
+        command,
+        work=work,
+        read_only=read_only,
+        limits=limits,
+        network=network,
+        cancelled=context.cancelled,
+        on_output=context.log,
+        tools=[Path(tool) for tool in server.read_only],
+        path=list(server.path),
+        insecure=server.insecure,
+    )

@@ -95,8 +95,14 @@ class Worker:
                 self._held.pop(held.step_id, None)
 
     def _take_lock(self) -> None:
-        self._lock = psycopg.connect(self._url, autocommit=True, application_name=f"mosaic-worker-{self.id}",
-                                     keepalives_idle=10, keepalives_interval=5, keepalives_count=3)
+        self._lock = psycopg.connect(
+            self._url,
+            autocommit=True,
+            application_name=f"mosaic-worker-{self.id}",
+            keepalives_idle=10,
+            keepalives_interval=5,
+            keepalives_count=3,
+        )
         self._lock.execute("select pg_advisory_lock(%s, %s)", (workers.LOCK_CLASS, self.id))
 
     def _beat(self) -> None:

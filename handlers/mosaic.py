@@ -16,9 +16,9 @@ from flask.typing import ResponseReturnValue
 
 from app import queries, stitcher
 from app.edge import Refusal, edge, raw_body, settings
+from app.gitea_events import Ignored, Known, Malformed, Request, interpret
 from app.ledger import inbox
 from app.ledger.chain import transaction
-from app.gitea_events import Ignored, Known, Malformed, Request, interpret
 from app.queue import ring
 from app.stitcher.requests import acknowledge, same_click
 from app.strict_json import BadJson, parse_object
@@ -31,7 +31,7 @@ _HEX = re.compile(r"[0-9a-f]{64}")
 
 @edge
 def receive(request: HttpRequest) -> ResponseReturnValue:
-    """`POST /webhooks/gitea`: 202 once committed; 401, 411, 413, 415 or 400 with a reason; never a 500 for bad input."""
+    """`POST /webhooks/gitea`: 202 once committed; 400, 401, 411, 413 or 415 with a reason; bad input is never a 500."""
     body = raw_body(request)
     if not genuine(request.headers.getlist("X-Gitea-Signature"), body, settings().webhook_secrets):
         raise Refusal(401, "bad_signature", "The signature does not fit. Check the secret of the webhook.")
@@ -54,14 +54,21 @@ def genuine(signatures: list[str], body: bytes, secrets: tuple[bytes, ...]) -> b
     if len(signatures) != 1 or not secrets or not _HEX.fullmatch(signatures[0]):
         return False
     given = signatures[0].encode()
-    return any(hmac.compare_digest(hmac.new(secret, body, hashlib.sha256).hexdigest().encode(), given)
-               for secret in secrets if secret)
+    return any(
+        hmac.compare_digest(hmac.new(secret, body, hashlib.sha256).hexdigest().encode(), given)
+        for secret in secrets
+        if secret
+    )
 
 
 def _known(payload: dict[str, Any]) -> Known:
     repository = payload.get("repository")
     repository_id = repository.get("id") if isinstance(repository, dict) else None
-    label = queries.trigger_label(repository_id) if isinstance(repository_id, int) and 0 <= repository_id < 2**63 else "mosaic"
+    label = (
+        queries.trigger_label(repository_id)
+        if isinstance(repository_id, int) and 0 <= repository_id < 2**63
+        else "mosaic"
+    )
     return Known(queries.self_id(), queries.self_login() or "mosaic", label)
 
 
@@ -81,11 +88,21 @@ def _ignored(delivery_id: str, event: str, found: Ignored) -> ResponseReturnValu
 
 def _accepted(delivery_id: str, event: str, body: bytes, found: Request) -> ResponseReturnValue:
     """Delivery and job commit together, or neither does."""
-    task = next((command for command in found.commands if isinstance(command, Command) and command.verb is Verb.FIX), None)
+    task = next(
+        (command for command in found.commands if isinstance(command, Command) and command.verb is Verb.FIX), None
+    )
     others = [command for command in found.commands if command is not task]
     with transaction():
-        stored = inbox.receive("gitea", delivery_id, dedup_key=found.dedup_key, event=event[:80],
-                               state="command" if others else "job", body=body, trigger=found.trigger, commands=others)
+        stored = inbox.receive(
+            "gitea",
+            delivery_id,
+            dedup_key=found.dedup_key,
+            event=event[:80],
+            state="command" if others else "job",
+            body=body,
+            trigger=found.trigger,
+            commands=others,
+        )
         if stored is None:
             return {"duplicate": True}, 202
         job_id = _submit(task, found, stored) if task else None

@@ -34,10 +34,18 @@ def policy(context: Context) -> Result:
 def _findings(context: Context, git: Git, start: str, commit: str, changes: tuple[Change, ...]) -> list[Finding]:
     rules = context.rules
     sizes = {entry.path: entry.size for entry in git.list_tree(commit)}
-    found = list(guard_rails.policy(
-        changes, protected=rules.protect.paths, allowed=rules.protect.allow, max_files=rules.limits.files,
-        max_patch_kb=rules.limits.patch_kb, sizes=sizes, targets=_targets(git, commit, changes),
-        contents=_contents(git, start, commit, changes)))
+    found = list(
+        guard_rails.policy(
+            changes,
+            protected=rules.protect.paths,
+            allowed=rules.protect.allow,
+            max_files=rules.limits.files,
+            max_patch_kb=rules.limits.patch_kb,
+            sizes=sizes,
+            targets=_targets(git, commit, changes),
+            contents=_contents(git, start, commit, changes),
+        )
+    )
     named = {finding.path for finding in found}
     # What the server has locked stays locked, whatever the repository allows.
     for change in changes:
@@ -47,7 +55,9 @@ def _findings(context: Context, git: Git, start: str, commit: str, changes: tupl
     return found
 
 
-def _contents(git: Git, start: str, commit: str, changes: tuple[Change, ...]) -> dict[str, tuple[bytes | None, bytes | None]]:
+def _contents(
+    git: Git, start: str, commit: str, changes: tuple[Change, ...]
+) -> dict[str, tuple[bytes | None, bytes | None]]:
     """Before and after of the files of which only some sections decide about gates."""
     paths = [change.path for change in changes if change.path.rpartition("/")[2] in SECTIONED]
     return {path: (git.read(start, path, _REPORT_LIMIT), git.read(commit, path, _REPORT_LIMIT)) for path in paths}

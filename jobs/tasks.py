@@ -1,6 +1,7 @@
 """One Huey task per row of the pipeline table, and the consumer process of each pool. The composition root of the work.
 
-A task carries the id of a row. It claims the row, does the work with the lease renewed behind it, and records the result.
+A task carries the id of a row. It claims the row, does the work with the lease renewed behind it, and records the
+result.
 """
 
 from __future__ import annotations
@@ -25,7 +26,19 @@ from app.pipeline import PIPELINES, StepSpec
 from app.redact import Redactor
 from app.rules import ServerConfig
 from app.settings import Settings, secrets_of
-from app.types import REASONS, Cancelled, Failed, HandBack, LostLease, MosaicError, Permanent, Pool, Result, StepType, Transient
+from app.types import (
+    REASONS,
+    Cancelled,
+    Failed,
+    HandBack,
+    LostLease,
+    MosaicError,
+    Permanent,
+    Pool,
+    Result,
+    StepType,
+    Transient,
+)
 from app.worker import Worker
 
 log = logging.getLogger("mosaic.tasks")
@@ -119,8 +132,9 @@ def build_clients(settings: Settings, pool: Pool, worker: Worker) -> Clients:
         if settings.gitea_authz_token:
             authz = GiteaClient(settings.gitea_url, settings.gitea_authz_token, ca_bundle=bundle)
     if pool is Pool.AGENTS:
-        engine = OpenClaw(settings.openclaw_url, settings.openclaw_token,
-                          identity=settings.data_dir / "keys" / "engine-device.key")
+        engine = OpenClaw(
+            settings.openclaw_url, settings.openclaw_token, identity=settings.data_dir / "keys" / "engine-device.key"
+        )
     return Clients(settings, server, worker, redactor, forge, authz, engine)
 
 
@@ -171,8 +185,15 @@ def consume(settings: Settings, pool: Pool) -> None:
     huey = queue.doorbell(pool, url)
     register(huey, pool, clients)
     worker.start(stitcher.sweep if pool is Pool.CONTROL else None)
-    consumer = PoolConsumer(huey, workers=worker.slots, periodic=False, worker_type="thread",
-                            graceful_signal="TERM", shutdown_timeout=25, health_check_interval=10)
+    consumer = PoolConsumer(
+        huey,
+        workers=worker.slots,
+        periodic=False,
+        worker_type="thread",
+        graceful_signal="TERM",
+        shutdown_timeout=25,
+        health_check_interval=10,
+    )
     consumer.worker = worker
     if pool is Pool.CONTROL:
         load("jobs.runner:introduce")(clients)

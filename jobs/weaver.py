@@ -28,12 +28,18 @@ def implement(context: Context) -> Result:
     previous = context.output_of("weaver.implement")
     goes_on = _goes_on(context, previous, session)
     spec = RunSpec(
-        run_id=f"mosaic-{context.job.id}-{context.row['id']}-{context.row['fence']}", session=session, profile="write",
-        workdir=str(context.worktree), prompt=_prompt(context, goes_on), system=prompts.system_prompt(_rules_text(context)),
-        deadline_s=max(1.0, context.seconds_left(STEP_SECONDS)), stall_s=context.rules.limits.stall_minutes * 60.0,
+        run_id=f"mosaic-{context.job.id}-{context.row['id']}-{context.row['fence']}",
+        session=session,
+        profile="write",
+        workdir=str(context.worktree),
+        prompt=_prompt(context, goes_on),
+        system=prompts.system_prompt(_rules_text(context)),
+        deadline_s=max(1.0, context.seconds_left(STEP_SECONDS)),
+        stall_s=context.rules.limits.stall_minutes * 60.0,
         label=f"mosaic {context.job.id} round {context.step.round}",
         token_limit=max(1, context.rules.limits.tokens - context.job.tokens),
-        cost_limit=_cost_left(context))
+        cost_limit=_cost_left(context),
+    )
     watch = Watch(context)
     ran = engine.run(spec, watch, context.cancelled)
     context.tokens(ran.usage)
@@ -50,8 +56,16 @@ def judge(context: Context, ran: RunResult, session: str) -> Result:
     dirty = FRESH if ran.tool_calls or ran.outcome == "lost" else ()
     match ran.outcome:
         case "completed":
-            return Done(output={"text": ran.text[:8000], "session": session, "session_tokens": ran.session_tokens,
-                                "boot_id": ran.boot_id, "tool_calls": ran.tool_calls, "seconds": round(ran.seconds, 1)})
+            return Done(
+                output={
+                    "text": ran.text[:8000],
+                    "session": session,
+                    "session_tokens": ran.session_tokens,
+                    "boot_id": ran.boot_id,
+                    "tool_calls": ran.tool_calls,
+                    "seconds": round(ran.seconds, 1),
+                }
+            )
         case "cancelled":
             raise Cancelled("the turn was stopped")
         case "timed_out" | "stalled" | "budget_exhausted":
@@ -62,8 +76,9 @@ def judge(context: Context, ran: RunResult, session: str) -> Result:
         case "rejected":
             return Failed("engine_rejected", ran.error)
         case _:
-            return Failed("agent_failed", ran.error or f"The agent stopped with {ran.stop_reason or 'an error'}.",
-                          retryable=True)
+            return Failed(
+                "agent_failed", ran.error or f"The agent stopped with {ran.stop_reason or 'an error'}.", retryable=True
+            )
 
 
 # ---------------------------------------------------------------- the conversation
@@ -75,8 +90,11 @@ def _workspace_fence(context: Context) -> int:
 
 def _goes_on(context: Context, previous: Mapping[str, Any], session: str) -> bool:
     window = context.settings.model_context_window
-    return bool(previous) and previous.get("session") == session and (
-        not window or previous.get("session_tokens", 0) < FILL_LIMIT * window)
+    return (
+        bool(previous)
+        and previous.get("session") == session
+        and (not window or previous.get("session_tokens", 0) < FILL_LIMIT * window)
+    )
 
 
 def _quiet_old_sessions(context: Context, engine: OpenClaw) -> None:
@@ -95,12 +113,14 @@ def _prompt(context: Context, goes_on: bool) -> str:
     round = context.step.round
     if round == 1:
         return prompts.task_prompt(job, snapshot, gates, round=1, rounds=rounds, delimiter=fence)
-    feedback = quality_rails.continuation(queries.gate_results(job.id, round - 1), _findings(context, round - 1),
-                                          round, rounds)
+    feedback = quality_rails.continuation(
+        queries.gate_results(job.id, round - 1), _findings(context, round - 1), round, rounds
+    )
     if goes_on:
         return prompts.followup_prompt(job, feedback, round=round, rounds=rounds, delimiter=fence)
-    return prompts.handover_prompt(job, snapshot, gates, feedback, _done_so_far(context), round=round, rounds=rounds,
-                                   delimiter=fence)
+    return prompts.handover_prompt(
+        job, snapshot, gates, feedback, _done_so_far(context), round=round, rounds=rounds, delimiter=fence
+    )
 
 
 def _snapshot(context: Context) -> Snapshot:
@@ -128,7 +148,8 @@ def _done_so_far(context: Context) -> str:
     before = context.output_of("weaver.implement").get("text", "")
     if not last:
         return ""
-    return f"{last.get('files', 0)} files changed, {last.get('added', 0)} lines added, {last.get('removed', 0)} removed.\n{before}"
+    numbers = f"{last.get('files', 0)} files changed, +{last.get('added', 0)} −{last.get('removed', 0)} lines."
+    return f"{numbers}\n{before}"
 
 
 # ---------------------------------------------------------------- watching
@@ -150,11 +171,17 @@ class Watch:
             self.calls += 1
             self.tool, self.path = str(data.get("tool", "")), str(data.get("path", ""))
         elif event.kind == "tool_end":
-            self.context.event("ai.tool_called", tool=data.get("tool"), path=data.get("path"), ok=data.get("ok"),
-                               note=str(data.get("note", ""))[:300])
+            self.context.event(
+                "ai.tool_called",
+                tool=data.get("tool"),
+                path=data.get("path"),
+                ok=data.get("ok"),
+                note=str(data.get("note", ""))[:300],
+            )
         elif event.kind == "usage":
             self.usage = Usage(**{key: data[key] for key in Usage.__slots__ if key in data})
             self.context.tokens(self.usage)
         idle, self.active_at = time.monotonic() - self.active_at, time.monotonic()
-        self.context.progress(calls=self.calls, tool=self.tool, path=self.path, tokens=self.usage.total,
-                              idle_seconds=round(idle, 1))
+        self.context.progress(
+            calls=self.calls, tool=self.tool, path=self.path, tokens=self.usage.total, idle_seconds=round(idle, 1)
+        )

@@ -81,7 +81,8 @@ create table runner_jobs (
 create index runner_jobs_open on runner_jobs (repository_id, number) where finished_at is null;
 create index runner_jobs_issue on runner_jobs (repository_id, number, id desc);
 -- Two jobs never work on one branch at the same time, whatever the code above believes.
-create unique index runner_jobs_branch on runner_jobs (repository_id, branch) where status = 'running' and reason is null;
+create unique index runner_jobs_branch on runner_jobs (repository_id, branch) where status = 'running' and reason is
+null;
 
 create table job_steps (
     id bigserial primary key,

@@ -29,7 +29,9 @@ def database(cluster: Cluster) -> Iterator[str]:
     """A fresh database with the newest schema: its URL for the runtime role. The models are bound to it."""
     name = f"test_{next(_numbers)}"
     with psycopg.connect(cluster.url("postgres", "postgres"), autocommit=True) as connection:
-        connection.execute(sql.SQL("create database {} template mosaic owner mosaic_owner").format(sql.Identifier(name)))
+        connection.execute(
+            sql.SQL("create database {} template mosaic owner mosaic_owner").format(sql.Identifier(name))
+        )
     url = cluster.url("mosaic_app", name)
     models.bind(url, application_name=name)
     with models.db.connection_context():

@@ -23,9 +23,19 @@ def trigger(**more: Any) -> Trigger:
     number = next(_numbers)
     text = f"@mosaic fix this {number}"
     base: dict[str, Any] = {
-        "kind": "comment", "repository_id": 1, "repository": "acme/calc", "number": number, "is_pull": False,
-        "object_id": 1000 + number, "actor_id": 7, "actor": "alice", "text": text, "text_sha256": text_hash(text),
-        "permission": "write", "at": "2026-11-22T10:00:00Z"}
+        "kind": "comment",
+        "repository_id": 1,
+        "repository": "acme/calc",
+        "number": number,
+        "is_pull": False,
+        "object_id": 1000 + number,
+        "actor_id": 7,
+        "actor": "alice",
+        "text": text,
+        "text_sha256": text_hash(text),
+        "permission": "write",
+        "at": "2026-11-22T10:00:00Z",
+    }
     return Trigger(**{**base, **more})
 
 
@@ -33,8 +43,9 @@ def submit(**more: Any) -> int:
     """A new pending job, as the receiver makes it."""
     given = trigger(**{key: value for key, value in more.items() if key != "priority"})
     with transaction():
-        job = stitcher.submit(given, trigger_key=f"test:{given.object_id}", instructions="fix",
-                              priority=more.get("priority", 0))
+        job = stitcher.submit(
+            given, trigger_key=f"test:{given.object_id}", instructions="fix", priority=more.get("priority", 0)
+        )
     assert job is not None
     return job
 
@@ -58,8 +69,16 @@ def silence() -> None:
 
 def admitted(job_id: int, **facts: Any) -> Done:
     """What runner.admit answers for a job that is allowed."""
-    return Done(facts={"branch": f"mosaic/issue-{job_id}", "base_sha": "0" * 40, "default_branch": "main",
-                       "rules": facts.pop("rules", RULES), "gates": facts.pop("gates", [GATE]), **facts})
+    return Done(
+        facts={
+            "branch": f"mosaic/issue-{job_id}",
+            "base_sha": "0" * 40,
+            "default_branch": "main",
+            "rules": facts.pop("rules", RULES),
+            "gates": facts.pop("gates", [GATE]),
+            **facts,
+        }
+    )
 
 
 Script = Mapping[str, Callable[[dict[str, Any]], Result]]
@@ -79,8 +98,12 @@ def outcome(row: dict[str, Any], script: Script) -> Result:
 
 
 def ready_steps(job_id: int | None = None) -> list[int]:
-    rows = fetch("select id from job_steps where status = 'pending' and ready_at is not null and (%s::bigint is null "
-                 "or job_id = %s) and (run_after is null or run_after <= clock_timestamp()) order by id", job_id, job_id)
+    rows = fetch(
+        "select id from job_steps where status = 'pending' and ready_at is not null and (%s::bigint is null "
+        "or job_id = %s) and (run_after is null or run_after <= clock_timestamp()) order by id",
+        job_id,
+        job_id,
+    )
     return [row["id"] for row in rows]
 
 

@@ -23,8 +23,11 @@ from app.stitcher.decide import (
 )
 from app.types import REASONS, GateSpec, JobStatus, Step, StepStatus
 
-GATES = (GateSpec("lint", "lint", "true", order=1), GateSpec("test", "test", "true", order=2),
-         GateSpec("docs", "custom", "true", required=False, order=2))
+GATES = (
+    GateSpec("lint", "lint", "true", order=1),
+    GateSpec("test", "test", "true", order=2),
+    GateSpec("docs", "custom", "true", required=False, order=2),
+)
 ROWS = plan("implement", GATES)
 NAMES = [row.name for row in ROWS]
 RUNNING = Facts(JobStatus.RUNNING)
@@ -32,8 +35,17 @@ RUNNING = Facts(JobStatus.RUNNING)
 
 def step(name: str, status: str, *, round: int = 1, attempt: int = 1, **more: object) -> Step:
     row = next(row for row in ROWS if row.name == name)
-    base = Step(NAMES.index(name) + 1 + 100 * (round - 1) + 1000 * (attempt - 1), 1, name, round, attempt,
-                StepStatus(status), row.phase, row.type, row.order)
+    base = Step(
+        NAMES.index(name) + 1 + 100 * (round - 1) + 1000 * (attempt - 1),
+        1,
+        name,
+        round,
+        attempt,
+        StepStatus(status),
+        row.phase,
+        row.type,
+        row.order,
+    )
     return replace(base, **more)  # type: ignore[arg-type]
 
 
@@ -41,7 +53,7 @@ def upto(name: str, *rest: Step) -> tuple[Step, ...]:
     """Everything before `name` completed, `rest` as given, the others pending."""
     given = {one.name for one in rest}
     before = [step(one, "completed") for one in NAMES[: NAMES.index(name)] if one not in given]
-    after = [step(one, "pending") for one in NAMES[NAMES.index(name):] if one not in given]
+    after = [step(one, "pending") for one in NAMES[NAMES.index(name) :] if one not in given]
     return (*before, *rest, *after)
 
 
@@ -74,8 +86,7 @@ def test_all_gates_run_before_the_agent_is_sent_back() -> None:
 def red_round(round: int, *, required: bool = True) -> tuple[Step, ...]:
     name = "inspector.gate.test" if required else "inspector.gate.docs"
     red = step(name, "failed", round=round, reason="gate_red", output={"required": required})
-    others = [step(one, "completed", round=round) for one in NAMES
-              if one.startswith("inspector.gate.") and one != name]
+    others = [step(one, "completed", round=round) for one in NAMES if one.startswith("inspector.gate.") and one != name]
     loop = [step(one, "completed", round=round) for one in (BACK_TO, "runner.commit", "inspector.policy")]
     setup = [step(one, "completed") for one in NAMES[:4]]
     rest = [step(one, "pending") for one in ("herald.publish", "herald.report", "runner.cleanup")]
@@ -86,8 +97,9 @@ def test_a_red_required_gate_forces_the_next_round() -> None:
     [move] = decide(RUNNING, ROWS, red_round(1))
     assert isinstance(move, NextRound)
     assert (move.round, move.red) == (2, ("test",))
-    assert [row.name for row in move.specs] == [name for name in NAMES if name in
-                                                (BACK_TO, "runner.commit", "inspector.policy") or ".gate." in name]
+    assert [row.name for row in move.specs] == [
+        name for name in NAMES if name in (BACK_TO, "runner.commit", "inspector.policy") or ".gate." in name
+    ]
 
 
 def test_red_in_the_last_round_concludes_with_the_names() -> None:
@@ -108,14 +120,17 @@ def test_a_policy_violation_sends_back_at_once_and_ends_at_the_limit() -> None:
     [move] = decide(RUNNING, ROWS, upto("inspector.gate.lint", red))
     assert isinstance(move, NextRound)
     assert decide(replace(RUNNING, rounds=1), ROWS, upto("inspector.gate.lint", red)) == (
-        Conclude("policy_violation", "- tox.ini"),)
+        Conclude("policy_violation", "- tox.ini"),
+    )
 
 
 def test_own_failures_are_tried_again_up_to_the_limit() -> None:
     failed = step(BACK_TO, "failed", reason="agent_failed", detail="boom", output={"retryable": True})
     [move] = decide(RUNNING, ROWS, upto("runner.commit", failed))
     assert isinstance(move, Again) and (move.spec.name, move.round, move.attempt) == (BACK_TO, 1, 2)
-    assert decide(replace(RUNNING, attempts=1), ROWS, upto("runner.commit", failed)) == (Conclude("agent_failed", "boom"),)
+    assert decide(replace(RUNNING, attempts=1), ROWS, upto("runner.commit", failed)) == (
+        Conclude("agent_failed", "boom"),
+    )
     final = replace(failed, output={"retryable": False})
     assert decide(RUNNING, ROWS, upto("runner.commit", final)) == (Conclude("agent_failed", "boom"),)
 
@@ -136,12 +151,22 @@ def test_a_concluded_job_skips_what_is_left_waits_for_what_runs_and_closes() -> 
     concluded = replace(RUNNING, reason="timed_out")
     [skip] = decide(concluded, ROWS, upto(BACK_TO, step(BACK_TO, "running")))
     assert isinstance(skip, Skip)
-    assert set(skip.step_ids) == {NAMES.index(name) + 1 for name in NAMES[NAMES.index(BACK_TO) + 1:-2]}
+    assert set(skip.step_ids) == {NAMES.index(name) + 1 for name in NAMES[NAMES.index(BACK_TO) + 1 : -2]}
     working = [step(name, "completed") for name in NAMES[:-3]]
-    stopping = (*working[:-1], step(NAMES[-4], "running"), step("herald.publish", "skipped"),
-                step("herald.report", "pending"), step("runner.cleanup", "pending"))
+    stopping = (
+        *working[:-1],
+        step(NAMES[-4], "running"),
+        step("herald.publish", "skipped"),
+        step("herald.report", "pending"),
+        step("runner.cleanup", "pending"),
+    )
     assert decide(concluded, ROWS, stopping) == ()
-    stopped = (*working, step("herald.publish", "skipped"), step("herald.report", "pending"), step("runner.cleanup", "pending"))
+    stopped = (
+        *working,
+        step("herald.publish", "skipped"),
+        step("herald.report", "pending"),
+        step("runner.cleanup", "pending"),
+    )
     assert decide(concluded, ROWS, stopped) == (Ready((NAMES.index("herald.report") + 1,)),)
 
 

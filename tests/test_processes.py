@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pty
+import select
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import pytest
 from app.processes import Child, Supervisor
 
 ROOT = Path(__file__).parent.parent
-PATIENCE = 30.0  # seconds; only a broken supervisor takes so long
+PATIENCE = 60.0  # seconds; only a broken supervisor takes so long
 SLEEPER = 'Child("sleeper", ["sleep", "600"])'
 
 
@@ -50,8 +51,12 @@ class Run:
         )
         os.close(writer)
         self.text = ""
+        self.deadline = time.monotonic() + PATIENCE
 
     def read(self) -> bool:
+        """Take in what comes next; False at the end of the output."""
+        left = self.deadline - time.monotonic()
+        assert left > 0 and select.select([self.reader], [], [], left)[0], f"nothing more came: {self.text[-2000:]}"
         try:
             data = os.read(self.reader, 65536)
         except OSError:  # the other end of a terminal was closed

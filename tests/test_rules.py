@@ -582,6 +582,7 @@ def test_what_the_server_protects_stays_apart_from_what_allow_opens() -> None:
     assert set(rules.protect.paths) == {"infra/**", "legal/**", "db/", "/AGENTS.md"}
     assert stricter(rules, effective(PLAIN, None)).protect.locked == rules.protect.locked
     assert stricter(effective(PLAIN, None), rules).protect.allow == ()
+    assert stricter(effective(PLAIN, None), rules).origins["protect.allow"] == "earlier rules"
 
 
 def test_the_file_of_instructions_is_protected() -> None:

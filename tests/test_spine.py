@@ -32,7 +32,12 @@ def test_a_job_runs_through_its_plan() -> None:
     assert found is not None and (found.reason, found.pull_request) == ("done", 5)
     assert all(step.status is StepStatus.COMPLETED for step in queries.steps(job))
     kinds = [event.kind for event in queries.events(job)]
-    assert [kind for kind in kinds if kind.startswith("job.")] == ["job.created", "job.queued", "job.started", "job.completed"]
+    assert [kind for kind in kinds if kind.startswith("job.")] == [
+        "job.created",
+        "job.queued",
+        "job.started",
+        "job.completed",
+    ]
     assert kinds[-1] == "job.completed"
     assert spine.broken_links(job) == []
 
@@ -261,9 +266,9 @@ def test_the_ledger_refuses_change_even_from_its_owner(cluster: Any, database: s
     name = psycopg.conninfo.conninfo_to_dict(database)["dbname"]
     for role in ("mosaic_app", "mosaic_owner"):
         for statement in ("update job_events set kind = 'x'", "delete from job_events", "truncate job_events"):
-            with psycopg.connect(cluster.url(role, str(name))) as connection:
-                with pytest.raises(psycopg.errors.InsufficientPrivilege):
-                    connection.execute(statement)
+            refused = pytest.raises(psycopg.errors.InsufficientPrivilege)
+            with psycopg.connect(cluster.url(role, str(name))) as connection, refused:
+                connection.execute(statement)
     assert spine.broken_links(job) == []
 
 

@@ -99,8 +99,11 @@ class Entry:
             return
         columns = sorted(self._changed)
         assignments = ", ".join(f"{column} = %s" for column in columns)
-        execute(f"update runner_jobs set {assignments} where id = %s",  # noqa: S608 - names are ours
-                *(column_value(self.row[column]) for column in columns), self.id)
+        execute(
+            f"update runner_jobs set {assignments} where id = %s",
+            *(column_value(self.row[column]) for column in columns),
+            self.id,
+        )
         self._changed.clear()
 
     def _append_events(self) -> None:
@@ -113,8 +116,10 @@ class Entry:
             rows.append((self.id, seq, kind, self.now, actor, step, data, prev, digest))
             prev = digest
         values = ", ".join(["(%s,%s,%s,%s,%s,%s,%s,%s,%s)"] * len(rows))
-        execute(f"insert into job_events (job_id, seq, kind, at, actor, step, data, prev, hash) values {values}",  # noqa: S608
-                *(field for row in rows for field in row))
+        execute(
+            f"insert into job_events (job_id, seq, kind, at, actor, step, data, prev, hash) values {values}",
+            *(field for row in rows for field in row),
+        )
         self._events.clear()
         self.set(event_seq=seq, event_hash=prev)
 
@@ -139,8 +144,11 @@ def entry(job_id: int) -> Iterator[Entry]:
 def entry_of_step(step_id: int) -> Iterator[tuple[Entry, dict[str, Any]]]:
     """Lock the job that a step belongs to; the step's row as it is under that lock."""
     with db.atomic():
-        row = fetch_one("select j.*, clock_timestamp() as now from runner_jobs j "
-                        "where j.id = (select job_id from job_steps where id = %s) for update", step_id)
+        row = fetch_one(
+            "select j.*, clock_timestamp() as now from runner_jobs j "
+            "where j.id = (select job_id from job_steps where id = %s) for update",
+            step_id,
+        )
         if row is None:
             raise KeyError(f"there is no step {step_id}")
         locked = Entry(row)

@@ -13,19 +13,41 @@ from app.models import execute, fetch, fetch_one
 from app.types import Command, DidYouMean, Trigger
 
 
-def receive(source: str, delivery_id: str, *, dedup_key: str | None, event: str, state: str, reason: str = "",
-            body: bytes | None = None, trigger: Trigger | None = None,
-            commands: Sequence[Command | DidYouMean] = ()) -> int | None:
+def receive(
+    source: str,
+    delivery_id: str,
+    *,
+    dedup_key: str | None,
+    event: str,
+    state: str,
+    reason: str = "",
+    body: bytes | None = None,
+    trigger: Trigger | None = None,
+    commands: Sequence[Command | DidYouMean] = (),
+) -> int | None:
     """Store a delivery in the open transaction: its id, or None when it is known by id or by meaning."""
     row = fetch_one(
         "insert into deliveries (source, delivery_id, dedup_key, event, state, reason, body, trigger, commands) "
         "values (%s,%s,%s,%s,%s,%s,%s,%s,%s) on conflict do nothing returning id",
-        source, delivery_id, dedup_key, event, state, reason, body,
+        source,
+        delivery_id,
+        dedup_key,
+        event,
+        state,
+        reason,
+        body,
         Jsonb(chain.redact(asdict(trigger))) if trigger else None,
-        Jsonb([_command(command) for command in commands]) if commands else None)
+        Jsonb([_command(command) for command in commands]) if commands else None,
+    )
     if row is None and dedup_key is not None:
-        execute("insert into deliveries (source, delivery_id, event, state, reason) values (%s,%s,%s,'duplicate',%s) "
-                "on conflict do nothing", source, delivery_id, event, f"same meaning as {dedup_key}")
+        execute(
+            "insert into deliveries (source, delivery_id, event, state, reason) values (%s,%s,%s,'duplicate',%s) "
+            "on conflict do nothing",
+            source,
+            delivery_id,
+            event,
+            f"same meaning as {dedup_key}",
+        )
     return int(row["id"]) if row else None
 
 
@@ -35,8 +57,13 @@ def _command(command: Command | DidYouMean) -> dict[str, Any]:
 
 def attach(delivery_id: int, job_id: int | None, state: str, reason: str = "") -> None:
     """Say what became of a delivery."""
-    execute("update deliveries set job_id = coalesce(%s, job_id), state = %s, reason = %s where id = %s",
-            job_id, state, reason, delivery_id)
+    execute(
+        "update deliveries set job_id = coalesce(%s, job_id), state = %s, reason = %s where id = %s",
+        job_id,
+        state,
+        reason,
+        delivery_id,
+    )
 
 
 def take_command(delivery_id: int) -> dict[str, Any] | None:
@@ -45,16 +72,26 @@ def take_command(delivery_id: int) -> dict[str, Any] | None:
 
 
 def postpone(delivery_id: int, seconds: float, why: str) -> None:
-    execute("update deliveries set attempts = attempts + 1, reason = %s, "
-            "run_after = clock_timestamp() + %s * interval '1 second' where id = %s", why, seconds, delivery_id)
+    execute(
+        "update deliveries set attempts = attempts + 1, reason = %s, "
+        "run_after = clock_timestamp() + %s * interval '1 second' where id = %s",
+        why,
+        seconds,
+        delivery_id,
+    )
 
 
 def due_commands() -> list[int]:
     """Unanswered command deliveries whose bell should ring (again); marks them as rung for five seconds."""
-    return [row["id"] for row in fetch(
-        "update deliveries set run_after = clock_timestamp() + interval '5 seconds' where id in ("
-        "select id from deliveries where state = 'command' and coalesce(run_after, received_at + interval '2 seconds') "
-        "<= clock_timestamp() order by id limit 200 for update skip locked) returning id")]
+    return [
+        row["id"]
+        for row in fetch(
+            "update deliveries set run_after = clock_timestamp() + interval '5 seconds' where id in ("
+            "select id from deliveries where state = 'command' and coalesce(run_after, received_at + interval "
+            "'2 seconds') "
+            "<= clock_timestamp() order by id limit 200 for update skip locked) returning id"
+        )
+    ]
 
 
 def note_job(delivery_id: int, job_id: int) -> None:

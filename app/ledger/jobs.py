@@ -56,15 +56,23 @@ def open_job(
     }
     names, marks = ", ".join(columns), ", ".join(["%s"] * len(columns))
     row = fetch_one(
-        f"insert into runner_jobs ({names}) values ({marks}) on conflict (trigger_key) do nothing "  # noqa: S608
+        f"insert into runner_jobs ({names}) values ({marks}) on conflict (trigger_key) do nothing "
         "returning *, clock_timestamp() as now",
         *columns.values(),
     )
     if row is None:
         return None
     entry = Entry(row)
-    entry.event("job.created", actor=requester, pipeline=pipeline, repository=trigger.repository,
-                number=trigger.number, source=trigger.kind, text_sha256=trigger.text_sha256, retry_of=retry_of)
+    entry.event(
+        "job.created",
+        actor=requester,
+        pipeline=pipeline,
+        repository=trigger.repository,
+        number=trigger.number,
+        source=trigger.kind,
+        text_sha256=trigger.text_sha256,
+        retry_of=retry_of,
+    )
     return entry
 
 
@@ -108,7 +116,8 @@ def remember_repository(repository_id: int, full_name: str, default_branch: str,
         "insert into repositories (id, full_name, default_branch, private, trigger_label) values (%s,%s,%s,%s,%s) "
         "on conflict (id) do update set full_name = excluded.full_name, default_branch = excluded.default_branch, "
         "private = excluded.private, trigger_label = excluded.trigger_label, seen_at = clock_timestamp()",
-        (repository_id, full_name, default_branch, private, label))
+        (repository_id, full_name, default_branch, private, label),
+    )
 
 
 def remember_self(user_id: int, login: str) -> None:
@@ -117,10 +126,14 @@ def remember_self(user_id: int, login: str) -> None:
         db.execute_sql("update users set is_self = false where is_self and id <> %s", (user_id,))
         db.execute_sql(
             "insert into users (id, login, is_self) values (%s,%s,true) on conflict (id) do update "
-            "set login = excluded.login, is_self = true, seen_at = clock_timestamp()", (user_id, login))
+            "set login = excluded.login, is_self = true, seen_at = clock_timestamp()",
+            (user_id, login),
+        )
 
 
 def store_snapshot(job_id: int, sha256: str, body: dict[str, Any]) -> None:
     """Keep what the agent will see. Frozen: the first one of a job stays."""
-    db.execute_sql("insert into context_snapshots (job_id, sha256, body) values (%s,%s,%s) "
-                   "on conflict (job_id) do nothing", (job_id, sha256, Jsonb(chain.redact(body))))
+    db.execute_sql(
+        "insert into context_snapshots (job_id, sha256, body) values (%s,%s,%s) on conflict (job_id) do nothing",
+        (job_id, sha256, Jsonb(chain.redact(body))),
+    )

@@ -24,7 +24,10 @@ def busy(pool: str, bell_seconds: int) -> int:
     """Slots in use: steps that run, and steps that were rung for a moment ago."""
     row = fetch_one(
         "select count(*) as n from job_steps where pool = %s and (status = 'running' or (status = 'pending' "
-        "and rung_at >= clock_timestamp() - %s * interval '1 second'))", pool, bell_seconds)
+        "and rung_at >= clock_timestamp() - %s * interval '1 second'))",
+        pool,
+        bell_seconds,
+    )
     return int(row["n"]) if row else 0
 
 
@@ -38,7 +41,12 @@ def take_bells(pool: str, limit: int, *, bell_seconds: int, aging_cap: int, agin
         "and (s.rung_at is null or s.rung_at < clock_timestamp() - %s * interval '1 second') "
         "order by j.priority + least(%s, extract(epoch from clock_timestamp() - s.ready_at) / %s) desc, s.ready_at "
         "limit %s for update of s skip locked) returning id, name",
-        pool, bell_seconds, aging_cap, aging_seconds, limit)
+        pool,
+        bell_seconds,
+        aging_cap,
+        aging_seconds,
+        limit,
+    )
 
 
 def ahead(job_id: int, repository_id: int, branch: str | None, priority: int) -> dict[str, int]:
@@ -46,18 +54,31 @@ def ahead(job_id: int, repository_id: int, branch: str | None, priority: int) ->
     row = fetch_one(
         "select count(*) filter (where status = 'running' and reason is null) as running, "
         "count(*) filter (where status = 'running' and reason is null and branch = %s) as same_branch, "
-        "count(*) filter (where status = 'queued' and reason is null and id <> %s and (priority > %s or (priority = %s and id < %s))) "
+        "count(*) filter (where status = 'queued' and reason is null and id <> %s and (priority > %s or "
+        "(priority = %s and id < %s))) "
         "as before_us from runner_jobs where repository_id = %s and finished_at is null",
-        branch, job_id, priority, priority, job_id, repository_id)
+        branch,
+        job_id,
+        priority,
+        priority,
+        job_id,
+        repository_id,
+    )
     assert row is not None
     return row
 
 
 def waiting_jobs(repository_id: int, limit: int) -> list[int]:
     """Queued jobs of a repository, the next one first."""
-    return [row["id"] for row in fetch(
-        "select id from runner_jobs where repository_id = %s and status = 'queued' order by priority desc, id limit %s",
-        repository_id, limit)]
+    return [
+        row["id"]
+        for row in fetch(
+            "select id from runner_jobs where repository_id = %s and status = 'queued' order by priority desc, "
+            "id limit %s",
+            repository_id,
+            limit,
+        )
+    ]
 
 
 def lock_issue(repository_id: int, number: int) -> None:

@@ -27,18 +27,26 @@ def key_of(step: Mapping[str, Any]) -> str:
 
 def lay(entry: Entry, specs: Iterable[StepSpec], *, round: int, attempt: int = 1) -> None:
     """Add pending steps to a job's plan; those that are there stay as they are."""
-    rows = [(entry.id, spec.name, round, attempt, spec.phase.value, spec.type.value, spec.pool.value, spec.order)
-            for spec in specs]
+    rows = [
+        (entry.id, spec.name, round, attempt, spec.phase.value, spec.type.value, spec.pool.value, spec.order)
+        for spec in specs
+    ]
     if rows:
         values = ", ".join(["(%s,%s,%s,%s,%s,%s,%s,%s)"] * len(rows))
-        execute(f"insert into job_steps (job_id, name, round, attempt, phase, type, pool, ord) values {values} "  # noqa: S608
-                "on conflict (job_id, name, round, attempt) do nothing", *(field for row in rows for field in row))
+        execute(
+            f"insert into job_steps (job_id, name, round, attempt, phase, type, pool, ord) values {values} "
+            "on conflict (job_id, name, round, attempt) do nothing",
+            *(field for row in rows for field in row),
+        )
 
 
 def ready(entry: Entry, step_ids: Iterable[int]) -> None:
     """Say that the turn of these steps has come: the dispatcher may ring for them."""
-    execute("update job_steps set ready_at = clock_timestamp() where id = any(%s) and status = 'pending' "
-            "and ready_at is null", list(step_ids))
+    execute(
+        "update job_steps set ready_at = clock_timestamp() where id = any(%s) and status = 'pending' "
+        "and ready_at is null",
+        list(step_ids),
+    )
 
 
 def claim(step_id: int, worker_id: int, host: str) -> dict[str, Any] | None:
@@ -52,7 +60,11 @@ def claim(step_id: int, worker_id: int, host: str) -> dict[str, Any] | None:
             f"lease_until = clock_timestamp() + interval '{LEASE_SECONDS} seconds', started_at = clock_timestamp() "
             "where id = %s and status = 'pending' and ready_at is not null "
             "and (run_after is null or run_after <= clock_timestamp()) returning *",
-            worker_id, host, job["fence"] + 1, step_id)
+            worker_id,
+            host,
+            job["fence"] + 1,
+            step_id,
+        )
         if row is None:
             return None
         job.next_fence()
@@ -66,33 +78,63 @@ def renew(worker_id: int) -> list[dict[str, Any]]:
         f"update job_steps s set lease_until = clock_timestamp() + interval '{LEASE_SECONDS} seconds' "
         "from runner_jobs j where s.worker_id = %s and s.status = 'running' and j.id = s.job_id "
         "returning s.id, s.fence, "
-        "s.phase <> 'cleanup' and (j.cancel_requested_at is not null or j.reason is not null) as stop", worker_id)
+        "s.phase <> 'cleanup' and (j.cancel_requested_at is not null or j.reason is not null) as stop",
+        worker_id,
+    )
 
 
 def running(worker_id: int) -> list[dict[str, Any]]:
     """What this worker runs, as `renew` reports it, without renewing anything."""
-    return fetch("select s.id, s.fence, s.phase <> 'cleanup' and (j.cancel_requested_at is not null "
-                 "or j.reason is not null) as stop from job_steps s join runner_jobs j on j.id = s.job_id "
-                 "where s.worker_id = %s and s.status = 'running'", worker_id)
+    return fetch(
+        "select s.id, s.fence, s.phase <> 'cleanup' and (j.cancel_requested_at is not null "
+        "or j.reason is not null) as stop from job_steps s join runner_jobs j on j.id = s.job_id "
+        "where s.worker_id = %s and s.status = 'running'",
+        worker_id,
+    )
 
 
 def owned(step_id: int, fence: int) -> bool:
     """Whether this fence still owns the step: asked right before every write to the outside."""
-    return fetch_one("select 1 as yes from job_steps where id = %s and fence = %s and status = 'running' "
-                     "and lease_until > clock_timestamp()", step_id, fence) is not None
+    return (
+        fetch_one(
+            "select 1 as yes from job_steps where id = %s and fence = %s and status = 'running' "
+            "and lease_until > clock_timestamp()",
+            step_id,
+            fence,
+        )
+        is not None
+    )
 
 
-def finish(entry: Entry, step: Mapping[str, Any], status: StepStatus, *, output: Mapping[str, Any],
-           reason: str = "", detail: str = "") -> None:
+def finish(
+    entry: Entry,
+    step: Mapping[str, Any],
+    status: StepStatus,
+    *,
+    output: Mapping[str, Any],
+    reason: str = "",
+    detail: str = "",
+) -> None:
     """Close a running step. Raises LostLease when somebody else owns it by now."""
     won = execute(
         "update job_steps set status = %s, worker_id = null, lease_until = null, finished_at = clock_timestamp(), "
         "output = %s, reason = %s, detail = %s, progress = null where id = %s and fence = %s and status = 'running'",
-        status.value, Jsonb(chain.redact(dict(output))), reason, chain.redact(detail), step["id"], step["fence"])
+        status.value,
+        Jsonb(chain.redact(dict(output))),
+        reason,
+        chain.redact(detail),
+        step["id"],
+        step["fence"],
+    )
     if won != 1:
         raise LostLease(f"{key_of(step)} is no longer ours")
-    entry.event(f"step.{status.value}", actor="system:worker", step=key_of(step), fence=step["fence"],
-                **({"reason": reason, "detail": detail[:500]} if reason else {}))
+    entry.event(
+        f"step.{status.value}",
+        actor="system:worker",
+        step=key_of(step),
+        fence=step["fence"],
+        **({"reason": reason, "detail": detail[:500]} if reason else {}),
+    )
 
 
 def hand_back(entry: Entry, step: Mapping[str, Any], reason: str, detail: str, retry_after: float) -> None:
@@ -101,11 +143,23 @@ def hand_back(entry: Entry, step: Mapping[str, Any], reason: str, detail: str, r
         "update job_steps set status = 'pending', worker_id = null, lease_until = null, ready_at = null, "
         "rung_at = null, faults = faults + 1, run_after = clock_timestamp() + %s * interval '1 second', "
         "reason = %s, detail = %s where id = %s and fence = %s and status = 'running'",
-        retry_after, reason, chain.redact(detail), step["id"], step["fence"])
+        retry_after,
+        reason,
+        chain.redact(detail),
+        step["id"],
+        step["fence"],
+    )
     if won != 1:
         raise LostLease(f"{key_of(step)} is no longer ours")
-    entry.event("step.progress", actor="system:worker", step=key_of(step), fence=step["fence"], waiting=reason,
-                detail=detail[:500], retry_in=round(retry_after, 1))
+    entry.event(
+        "step.progress",
+        actor="system:worker",
+        step=key_of(step),
+        fence=step["fence"],
+        waiting=reason,
+        detail=detail[:500],
+        retry_in=round(retry_after, 1),
+    )
 
 
 def reclaim(entry: Entry, step: Mapping[str, Any]) -> bool:
@@ -115,8 +169,12 @@ def reclaim(entry: Entry, step: Mapping[str, Any]) -> bool:
     execute(
         "update job_steps set status = %s, worker_id = null, lease_until = null, ready_at = null, rung_at = null, "
         "fence = %s, crashes = crashes + 1, reason = %s, finished_at = %s where id = %s and status = 'running'",
-        "failed" if poison else "pending", fence, "crashed" if poison else "",
-        entry.now if poison else None, step["id"])
+        "failed" if poison else "pending",
+        fence,
+        "crashed" if poison else "",
+        entry.now if poison else None,
+        step["id"],
+    )
     entry.event("worker.lost", step=key_of(step), worker=step["worker_id"], crashes=step["crashes"] + 1, fence=fence)
     if poison:
         entry.event("step.failed", step=key_of(step), reason="crashed", fence=fence)
@@ -126,8 +184,13 @@ def reclaim(entry: Entry, step: Mapping[str, Any]) -> bool:
 def skip(entry: Entry, steps: Iterable[Mapping[str, Any]], why: str, status: StepStatus = StepStatus.SKIPPED) -> None:
     """Close pending steps that will not run."""
     for step in steps:
-        if execute("update job_steps set status = %s, reason = %s, finished_at = clock_timestamp() "
-                   "where id = %s and status = 'pending'", status.value, why, step["id"]):
+        if execute(
+            "update job_steps set status = %s, reason = %s, finished_at = clock_timestamp() "
+            "where id = %s and status = 'pending'",
+            status.value,
+            why,
+            step["id"],
+        ):
             entry.event("step.skipped", step=key_of(step), why=why)
 
 
@@ -142,8 +205,12 @@ def event(step: Mapping[str, Any], kind: str, **data: Any) -> None:
 def progress(step: Mapping[str, Any], data: Mapping[str, Any]) -> None:
     """The newest progress of a running step, on its row and as an event."""
     with entry(step["job_id"]) as job:
-        if not execute("update job_steps set progress = %s where id = %s and fence = %s and status = 'running'",
-                       Jsonb(chain.redact(dict(data))), step["id"], step["fence"]):
+        if not execute(
+            "update job_steps set progress = %s where id = %s and fence = %s and status = 'running'",
+            Jsonb(chain.redact(dict(data))),
+            step["id"],
+            step["fence"],
+        ):
             raise LostLease(f"{key_of(step)} is no longer ours")
         job.event("step.progress", actor="system:worker", step=key_of(step), **data)
 
@@ -153,8 +220,10 @@ def tokens(step: Mapping[str, Any], usage: Usage, before: Usage) -> None:
     with entry(step["job_id"]) as job:
         if not owned(step["id"], step["fence"]):
             raise LostLease(f"{key_of(step)} is no longer ours")
-        job.set(tokens=job["tokens"] + max(0, usage.total - before.total),
-                cost_usd=job["cost_usd"] + max(0.0, usage.cost_usd - before.cost_usd))
+        job.set(
+            tokens=job["tokens"] + max(0, usage.total - before.total),
+            cost_usd=job["cost_usd"] + max(0.0, usage.cost_usd - before.cost_usd),
+        )
         job.event("ai.tokens_used", actor="system:worker", step=key_of(step), **asdict(usage))
 
 
@@ -169,9 +238,30 @@ def gate_result(entry: Entry, step: Mapping[str, Any], result: GateResult) -> No
         "insert into gate_results (job_id, step_id, round, name, type, command, required, passed, exit_code, seconds, "
         "why, output, counts, coverage, tree_sha, timed_out) values (%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s) "
         "on conflict (step_id) do nothing",
-        entry.id, step["id"], step["round"], result.name, result.type, result.command, result.required, result.passed,
-        result.exit_code, result.seconds, chain.redact(result.why), chain.redact(result.output),
-        Jsonb(dict(result.counts)), result.coverage, result.tree_sha, result.timed_out)
-    entry.event("gate.passed" if result.passed else "gate.failed", actor="system:worker", step=key_of(step),
-                exit_code=result.exit_code, seconds=round(result.seconds, 3), why=result.why,
-                tree_sha=result.tree_sha, **dict(result.counts))
+        entry.id,
+        step["id"],
+        step["round"],
+        result.name,
+        result.type,
+        result.command,
+        result.required,
+        result.passed,
+        result.exit_code,
+        result.seconds,
+        chain.redact(result.why),
+        chain.redact(result.output),
+        Jsonb(dict(result.counts)),
+        result.coverage,
+        result.tree_sha,
+        result.timed_out,
+    )
+    entry.event(
+        "gate.passed" if result.passed else "gate.failed",
+        actor="system:worker",
+        step=key_of(step),
+        exit_code=result.exit_code,
+        seconds=round(result.seconds, 3),
+        why=result.why,
+        tree_sha=result.tree_sha,
+        **dict(result.counts),
+    )

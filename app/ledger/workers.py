@@ -8,8 +8,15 @@ LOCK_CLASS = 0x6D6F7361  # "mosa": first key of every worker's advisory lock; th
 
 
 def register(boot_id: str, host: str, pid: int, pool: str, slots: int, version: str) -> int:
-    row = fetch_one("insert into workers (boot_id, host, pid, pool, slots, version) values (%s,%s,%s,%s,%s,%s) "
-                    "returning id", boot_id, host, pid, pool, slots, version)
+    row = fetch_one(
+        "insert into workers (boot_id, host, pid, pool, slots, version) values (%s,%s,%s,%s,%s,%s) returning id",
+        boot_id,
+        host,
+        pid,
+        pool,
+        slots,
+        version,
+    )
     assert row is not None
     return int(row["id"])
 
@@ -31,4 +38,6 @@ def bury_dead() -> int:
     return execute(
         "update workers w set ended_at = clock_timestamp() where w.ended_at is null "
         "and w.started_at < clock_timestamp() - interval '5 seconds' and not exists (select 1 from pg_locks l "
-        "where l.locktype = 'advisory' and l.classid = %s and l.objid = w.id and l.granted)", LOCK_CLASS)
+        "where l.locktype = 'advisory' and l.classid = %s and l.objid = w.id and l.granted)",
+        LOCK_CLASS,
+    )

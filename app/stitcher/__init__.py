@@ -1,6 +1,7 @@
 """stitcher: which step next, retries, rounds, priorities, cancellation. It executes no step.
 
-decide (pure) · advance (makes the moves) · dispatch (admission and doorbells) · requests (submit, cancel, retry) · sweep.
+decide (pure) · advance (makes the moves) · dispatch (admission and doorbells) · requests (submit, cancel, retry) ·
+sweep.
 """
 
 from app.stitcher.advance import advance, record, tell

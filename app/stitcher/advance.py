@@ -61,12 +61,18 @@ def facts_of(job: Entry) -> Facts:
     limits: Mapping[str, Any] = (job["rules"] or {}).get("limits", {})
     deadline = job["deadline_at"]
     return Facts(
-        status=JobStatus(job["status"]), reason=job["reason"], cancel_requested=job["cancel_requested_at"] is not None,
+        status=JobStatus(job["status"]),
+        reason=job["reason"],
+        cancel_requested=job["cancel_requested_at"] is not None,
         deadline_passed=deadline is not None and deadline < job.now,
-        rounds=int(limits.get("rounds", 3)), attempts=int(limits.get("attempts", 2)))
+        rounds=int(limits.get("rounds", 3)),
+        attempts=int(limits.get("attempts", 2)),
+    )
 
 
-def _make(job: Entry, moves: Sequence[Move], rows: Sequence[StepSpec], so_far: Sequence[Step], pools: set[Pool]) -> bool:
+def _make(
+    job: Entry, moves: Sequence[Move], rows: Sequence[StepSpec], so_far: Sequence[Step], pools: set[Pool]
+) -> bool:
     """Make the moves; False when the job has come to rest for now."""
     for move in moves:
         match move:
@@ -87,8 +93,11 @@ def _make(job: Entry, moves: Sequence[Move], rows: Sequence[StepSpec], so_far: S
                 steps.lay(job, [spec], round=round, attempt=attempt)
                 lay_again(job, spec.redo, round, rows, so_far)
             case NextRound(round, specs, red):
-                left = [step for step in so_far if step.status is StepStatus.PENDING and step.name in
-                        {spec.name for spec in specs}]
+                left = [
+                    step
+                    for step in so_far
+                    if step.status is StepStatus.PENDING and step.name in {spec.name for spec in specs}
+                ]
                 steps.skip(job, [_row(step) for step in left], "another round is needed")
                 steps.lay(job, specs, round=round)
                 job.event("continuation.forced", round=round, red=list(red))
@@ -97,8 +106,13 @@ def _make(job: Entry, moves: Sequence[Move], rows: Sequence[StepSpec], so_far: S
             case Conclude(reason, detail):
                 jobs.conclude(job, reason, detail)
             case Finish(status):
-                jobs.move(job, status, reason=job["reason"], detail=job["detail"][:500],
-                          actor=job["cancelled_by"] or "system:stitcher")
+                jobs.move(
+                    job,
+                    status,
+                    reason=job["reason"],
+                    detail=job["detail"][:500],
+                    actor=job["cancelled_by"] or "system:stitcher",
+                )
                 wake_repository(job)
                 return False
     return bool(moves)
@@ -119,8 +133,12 @@ def lay_again(job: Entry, names: Sequence[str], round: int, rows: Sequence[StepS
 
 def _plan_status_comment(job: Entry) -> None:
     if job["number"] is not None:
-        effects.plan_once(f"job:{job.id}:status", "comment.status",
-                          {"repository_id": job["repository_id"], "number": job["number"]}, job_id=job.id)
+        effects.plan_once(
+            f"job:{job.id}:status",
+            "comment.status",
+            {"repository_id": job["repository_id"], "number": job["number"]},
+            job_id=job.id,
+        )
 
 
 def tell(job_id: int, *, at_once: bool = False) -> None:
@@ -155,8 +173,14 @@ def _close_step(job: Entry, step: Mapping[str, Any], result: Result) -> None:
         case Failed(reason, detail, retryable, output):
             _receipt(job, step, output)
             status = StepStatus.CANCELLED if reason == "cancelled" else StepStatus.FAILED
-            steps.finish(job, step, status, output={**_without_receipt(output), "retryable": retryable},
-                         reason=reason, detail=detail)
+            steps.finish(
+                job,
+                step,
+                status,
+                output={**_without_receipt(output), "retryable": retryable},
+                reason=reason,
+                detail=detail,
+            )
         case HandBack(reason, detail, retry_after, redo):
             steps.hand_back(job, step, reason, detail, retry_after)
             lay_again(job, redo, step["round"], specs_of(job), queries.steps(job.id))

@@ -169,7 +169,9 @@ def _after(facts: Facts, rows: Sequence[StepSpec], specs: Sequence[StepSpec], no
     if specs[0].order != last_gate:
         return None
     red = tuple(now[row.name] for row in rows if row.gate and _is_red(now[row.name]))
-    return _red(facts, rows, red, "gates_failed", "Red: " + ", ".join(_gate_name(step) for step in red)) if red else None
+    return (
+        _red(facts, rows, red, "gates_failed", "Red: " + ", ".join(_gate_name(step) for step in red)) if red else None
+    )
 
 
 def _is_red(step: Step) -> bool:

@@ -22,8 +22,9 @@ def dispatch(pool: Pool) -> None:
         free = queries.workers_alive(pool.value) - slots.busy(pool.value, BELL_SECONDS)
     if free <= 0:
         return
-    for row in slots.take_bells(pool.value, free, bell_seconds=BELL_SECONDS, aging_cap=AGING_CAP,
-                                aging_seconds=AGING_SECONDS):
+    for row in slots.take_bells(
+        pool.value, free, bell_seconds=BELL_SECONDS, aging_cap=AGING_CAP, aging_seconds=AGING_SECONDS
+    ):
         ring(pool, task_of(row["name"]), row["id"])
 
 

@@ -14,14 +14,29 @@ from app.stitcher.advance import step_forward
 from app.types import Job, Pool, Trigger
 
 
-def submit(trigger: Trigger, *, trigger_key: str, instructions: str, pipeline: str = "implement",
-           requester: str = "", priority: int = 0, metadata: dict[str, Any] | None = None) -> int | None:
+def submit(
+    trigger: Trigger,
+    *,
+    trigger_key: str,
+    instructions: str,
+    pipeline: str = "implement",
+    requester: str = "",
+    priority: int = 0,
+    metadata: dict[str, Any] | None = None,
+) -> int | None:
     """Open a pending job in the open transaction, acknowledge it, ring for its admission.
 
     The job's id, or None when this trigger already has a job.
     """
-    job = jobs.open_job(pipeline=pipeline, trigger=trigger, trigger_key=trigger_key, instructions=instructions,
-                        requester=requester or f"gitea:{trigger.actor}", priority=priority, metadata=metadata)
+    job = jobs.open_job(
+        pipeline=pipeline,
+        trigger=trigger,
+        trigger_key=trigger_key,
+        instructions=instructions,
+        requester=requester or f"gitea:{trigger.actor}",
+        priority=priority,
+        metadata=metadata,
+    )
     if job is None:
         return None
     _begin(job, trigger)
@@ -39,8 +54,13 @@ def acknowledge(trigger: Trigger, key: str, *, job_id: int | None = None, delive
     """👀 on the text that asked, as soon as a control worker is free."""
     if trigger.kind not in ("comment", "opened", "assigned", "labeled"):
         return
-    target = {"repository_id": trigger.repository_id, "repository": trigger.repository, "number": trigger.number,
-              "comment_id": trigger.object_id if trigger.kind == "comment" else None, "content": "eyes"}
+    target = {
+        "repository_id": trigger.repository_id,
+        "repository": trigger.repository,
+        "number": trigger.number,
+        "comment_id": trigger.object_id if trigger.kind == "comment" else None,
+        "content": "eyes",
+    }
     effect_id = effects.plan_once(key, "reaction", target, job_id=job_id, delivery_id=delivery_id)
     if effect_id:
         ring(Pool.CONTROL, "herald.deliver", effect_id, priority=1.0)
@@ -55,8 +75,17 @@ def cancel(job_id: int, actor: str) -> bool:
     return True
 
 
-def retry(job: Job, *, actor: str, actor_id: int, login: str, key: str, instructions: str | None = None,
-          permission: str | None = None, at: str = "") -> int | None:
+def retry(
+    job: Job,
+    *,
+    actor: str,
+    actor_id: int,
+    login: str,
+    key: str,
+    instructions: str | None = None,
+    permission: str | None = None,
+    at: str = "",
+) -> int | None:
     """A new job for the work of a finished one: same branch, pull request and status comment.
 
     `key` makes the request unique (one retry per command). None when that retry exists already.
@@ -64,10 +93,15 @@ def retry(job: Job, *, actor: str, actor_id: int, login: str, key: str, instruct
     trigger = replace(job.trigger, actor_id=actor_id, actor=login, permission=permission, at=at or job.trigger.at)
     with chain.entry(job.id) as old:
         new = jobs.open_job(
-            pipeline=job.pipeline, trigger=trigger, trigger_key=f"retry:{job.id}:{key}",
-            instructions=job.instructions if instructions is None else instructions, requester=actor,
-            priority=job.priority, retry_of=job.id,
-            carry={"branch": job.branch, "pull_request": job.pull_request, "access": job.access})
+            pipeline=job.pipeline,
+            trigger=trigger,
+            trigger_key=f"retry:{job.id}:{key}",
+            instructions=job.instructions if instructions is None else instructions,
+            requester=actor,
+            priority=job.priority,
+            retry_of=job.id,
+            carry={"branch": job.branch, "pull_request": job.pull_request, "access": job.access},
+        )
         if new is None:
             return None
         old.event("job.retried", actor=actor, by=new.id)

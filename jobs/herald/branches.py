@@ -73,17 +73,30 @@ def pull_request(delivery: Delivery) -> Outcome:
 def _title(job: Job) -> str:
     rules = Rules.from_json(dict(queries.rules(job.id) or {}))
     ungated = not any(gate.required for gate in queries.gates(job.id))
-    return pr_title(job.trigger.issue_title or job.instructions or f"Job {job.id}", rules.bot.draft, unverified=ungated,
-                    job=job.id)
+    return pr_title(
+        job.trigger.issue_title or job.instructions or f"Job {job.id}", rules.bot.draft, unverified=ungated, job=job.id
+    )
 
 
 def _body(delivery: Delivery, job: Job) -> str:
     made = _commit_output(job)
     git = delivery.clients.git(job.repository_id)
-    text = next((step.output.get("text", "") for step in reversed(queries.steps(job.id))
-                 if step.name == "weaver.implement" and step.output.get("text")), "")
-    body = pr_body(job, region=_receipts(delivery, job), files=git.changes(made["start"], made["commit"]),
-                   changed=(made["files"], made["added"], made["removed"]), summary=text, link=job_link(delivery, job))
+    text = next(
+        (
+            step.output.get("text", "")
+            for step in reversed(queries.steps(job.id))
+            if step.name == "weaver.implement" and step.output.get("text")
+        ),
+        "",
+    )
+    body = pr_body(
+        job,
+        region=_receipts(delivery, job),
+        files=git.changes(made["start"], made["commit"]),
+        changed=(made["files"], made["added"], made["removed"]),
+        summary=text,
+        link=job_link(delivery, job),
+    )
     return delivery.clients.redactor.text(body)
 
 
@@ -94,9 +107,17 @@ def _receipts(delivery: Delivery, job: Job) -> str:
     results = queries.gate_results(job.id)
     rounds = max(step.round for step in steps)
     logs = {gate.name: f"{link}/steps/inspector.gate.{gate.name}@{rounds}.1/log" for gate in results}
-    return delivery.clients.redactor.text(receipts(
-        job, results, tree_sha=made["tree"], specs=queries.gates(job.id), logs=logs, rounds=rounds,
-        seconds=((job.started_at and (made["at"] - job.started_at).total_seconds()) or 0.0)))
+    return delivery.clients.redactor.text(
+        receipts(
+            job,
+            results,
+            tree_sha=made["tree"],
+            specs=queries.gates(job.id),
+            logs=logs,
+            rounds=rounds,
+            seconds=((job.started_at and (made["at"] - job.started_at).total_seconds()) or 0.0),
+        )
+    )
 
 
 def _commit_output(job: Job) -> dict[str, Any]:
@@ -112,8 +133,9 @@ def set_status(delivery: Delivery) -> Outcome:
 
     def call(repository: str) -> None:
         delivery.fence()
-        delivery.forge.set_status(repository, target["sha"], target["context"], target["state"],
-                                  target["description"], target["url"])
+        delivery.forge.set_status(
+            repository, target["sha"], target["context"], target["state"], target["description"], target["url"]
+        )
 
     delivery.in_repository(call)
     return f"{target['context']}@{target['sha']}", {"state": target["state"]}

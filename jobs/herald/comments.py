@@ -1,4 +1,4 @@
-"""Comments and reactions: one status comment and one closing comment per job, found again by id, then by signed marker."""
+"""Comments and reactions: one status and one closing comment per job, found again by id, then by signed marker."""
 
 from __future__ import annotations
 
@@ -35,7 +35,9 @@ def unlabel(delivery: Delivery) -> Outcome:
 
     def call(repository: str) -> bool:
         issue = delivery.forge.issue(repository, target["number"])
-        label = next((one for one in issue.labels if one.name.lower() == target["label"].lower()), None) if issue else None
+        label = (
+            next((one for one in issue.labels if one.name.lower() == target["label"].lower()), None) if issue else None
+        )
         if label is None:
             return False
         delivery.fence()
@@ -48,9 +50,15 @@ def tell_status(delivery: Delivery) -> Outcome:
     """The status comment of a job, rendered from its steps as they are now."""
     job = delivery.job
     assert job is not None
-    body = status_comment(job, queries.steps(job.id), link=job_link(delivery, job),
-                          queue_position=queries.queue_position(job.id), progress=queries.progress(job.id),
-                          gates=queries.gate_results(job.id), bot=bot_name())
+    body = status_comment(
+        job,
+        queries.steps(job.id),
+        link=job_link(delivery, job),
+        queue_position=queries.queue_position(job.id),
+        progress=queries.progress(job.id),
+        gates=queries.gate_results(job.id),
+        bot=bot_name(),
+    )
     digest = hashlib.sha256(body.encode()).hexdigest()
     if delivery.effect["external_id"] and delivery.effect["result"].get("sha256") == digest:
         return delivery.effect["external_id"], {}
@@ -67,13 +75,26 @@ def tell_closing(delivery: Delivery) -> Outcome:
 def closing_text(delivery: Delivery, job: Job) -> str:
     if job.base_sha is None and job.reason is not None and job.reason != "cancelled_by_user":
         return f"@{job.trigger.actor} {refusal(job.reason, job.detail, bot_name())}"
-    made = next((step.output for step in reversed(queries.steps(job.id)) if step.name == "runner.commit"
-                 and "files" in step.output), {})
+    made = next(
+        (
+            step.output
+            for step in reversed(queries.steps(job.id))
+            if step.name == "runner.commit" and "files" in step.output
+        ),
+        {},
+    )
     seconds = (datetime.now(UTC) - job.created_at).total_seconds()
     return closing_comment(
-        job, gates=queries.gate_results(job.id), pull_url=str(job.metadata.get("pull_url", "")),
-        changed=(made.get("files", 0), made.get("added", 0), made.get("removed", 0)), seconds=seconds,
-        link=job_link(delivery, job), findings=findings_of(job), excluded=_excluded(job), bot=bot_name())
+        job,
+        gates=queries.gate_results(job.id),
+        pull_url=str(job.metadata.get("pull_url", "")),
+        changed=(made.get("files", 0), made.get("added", 0), made.get("removed", 0)),
+        seconds=seconds,
+        link=job_link(delivery, job),
+        findings=findings_of(job),
+        excluded=_excluded(job),
+        bot=bot_name(),
+    )
 
 
 def findings_of(job: Job) -> tuple[Finding, ...]:
@@ -110,8 +131,8 @@ def _earlier(job: Job, kind: str) -> str | None:
 def put(delivery: Delivery, body: str, kind: str, owner: str, reuse: str | None = None) -> str:
     """Write a comment so that exactly one is there, whatever was cut off where; its id."""
     target = delivery.target
-    text = f"{body}\n\n{marker(delivery.clients.settings.secret_key, target['repository_id'], target['number'], kind, owner)}"
-    text = delivery.clients.redactor.text(text)
+    sign = marker(delivery.clients.settings.secret_key, target["repository_id"], target["number"], kind, owner)
+    text = f"{delivery.clients.redactor.text(body)}\n\n{sign}"
     return delivery.in_repository(lambda repository: _converge(delivery, repository, text, reuse))
 
 
@@ -137,8 +158,9 @@ def _ours(delivery: Delivery, repository: str, sign: str) -> list[Comment]:
     """Comments by the bot that carry this marker, oldest first."""
     self_id = queries.self_id()
     comments = delivery.forge.comments(repository, delivery.target["number"])
-    return sorted((one for one in comments if one.user.id == self_id and one.body.rstrip().endswith(sign)),
-                  key=lambda one: one.id)
+    return sorted(
+        (one for one in comments if one.user.id == self_id and one.body.rstrip().endswith(sign)), key=lambda one: one.id
+    )
 
 
 def _only_one(delivery: Delivery, repository: str, sign: str, kept: int) -> int:

@@ -1,5 +1,5 @@
-"""Signed markers: how Mosaic finds its own comment again. The MAC covers repository, issue, job and kind, so that a marker
-copied elsewhere proves nothing; and a marker counts only in a comment whose author is the bot.
+"""Signed markers: how Mosaic finds its own comment again. The MAC covers repository, issue, job and kind, so that a
+marker copied elsewhere proves nothing; and a marker counts only in a comment whose author is the bot.
 """
 
 from __future__ import annotations

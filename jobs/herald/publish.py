@@ -30,9 +30,15 @@ def publish(context: Context) -> Result:
     pull = _carry(context, f"job:{job.id}:pull", "pull_request", place)
     if not isinstance(pull, dict):
         return pull
-    return Done(output={"pushed": pushed.get("outcome"), "pull_request": pull["number"], "url": pull["url"]},
-                facts={"pull_request": pull["number"], "head_sha": made["commit"],
-                       "metadata": {**job.metadata, "pull_url": pull["url"]}}, conclude="done")
+    return Done(
+        output={"pushed": pushed.get("outcome"), "pull_request": pull["number"], "url": pull["url"]},
+        facts={
+            "pull_request": pull["number"],
+            "head_sha": made["commit"],
+            "metadata": {**job.metadata, "pull_url": pull["url"]},
+        },
+        conclude="done",
+    )
 
 
 def _may_not(context: Context, made: Any) -> Failed | None:
@@ -49,8 +55,15 @@ def _may_not(context: Context, made: Any) -> Failed | None:
     job = context.job
     now = authority.ask(context.clients, job.repository, job.requester_id, job.trigger.actor, stated)
     decision = allowed_actor(context.rules.who, now.login, now.permission)
-    context.event("authz.checked", actor_id=now.user_id, login=now.login, source=now.source, permission=now.permission,
-                  needed=context.rules.who.permission, allowed=decision.allowed)
+    context.event(
+        "authz.checked",
+        actor_id=now.user_id,
+        login=now.login,
+        source=now.source,
+        permission=now.permission,
+        needed=context.rules.who.permission,
+        allowed=decision.allowed,
+    )
     return None if decision.allowed else Failed("refused", decision.why)
 
 
@@ -92,10 +105,25 @@ def _statuses(context: Context, sha: str, place: dict[str, Any]) -> None:
     """A status per gate and one for the job, on the pushed commit; they are carried out on the side."""
     job, link = context.job, f"{context.settings.base_url}/jobs/{context.job.id}"
     for gate in queries.gate_results(job.id):
-        target = {**place, "sha": sha, "context": f"mosaic/{gate.name}", "url": link,
-                  "state": "success" if gate.passed else ("failure" if gate.required else "warning"),
-                  "description": status_description(gate)}
+        target = {
+            **place,
+            "sha": sha,
+            "context": f"mosaic/{gate.name}",
+            "url": link,
+            "state": "success" if gate.passed else ("failure" if gate.required else "warning"),
+            "description": status_description(gate),
+        }
         effects.plan_once(f"job:{job.id}:status:{gate.name}:{sha[:12]}", "commit.status", target, job_id=job.id)
-    effects.plan_once(f"job:{job.id}:status:job:{sha[:12]}", "commit.status",
-                      {**place, "sha": sha, "context": "mosaic/job", "url": link, "state": "success",
-                       "description": f"Job {job.id}: all gates are green"}, job_id=job.id)
+    effects.plan_once(
+        f"job:{job.id}:status:job:{sha[:12]}",
+        "commit.status",
+        {
+            **place,
+            "sha": sha,
+            "context": "mosaic/job",
+            "url": link,
+            "state": "success",
+            "description": f"Job {job.id}: all gates are green",
+        },
+        job_id=job.id,
+    )

@@ -18,15 +18,26 @@ def report(context: Context) -> Result:
     planned: list[int] = []
     with transaction():
         if job.number is not None:
-            place: dict[str, Any] = {"repository_id": job.repository_id, "repository": job.repository, "number": job.number}
+            place: dict[str, Any] = {
+                "repository_id": job.repository_id,
+                "repository": job.repository,
+                "number": job.number,
+            }
             closing = effects.plan_once(f"job:{job.id}:closing", "comment.closing", place, job_id=job.id)
             planned += [closing] if closing else []
             if job.trigger.kind == "labeled" and job.base_sha is not None:
-                label = effects.plan_once(f"job:{job.id}:unlabel", "label.remove",
-                                          {**place, "label": queries.trigger_label(job.repository_id)}, job_id=job.id)
+                label = effects.plan_once(
+                    f"job:{job.id}:unlabel",
+                    "label.remove",
+                    {**place, "label": queries.trigger_label(job.repository_id)},
+                    job_id=job.id,
+                )
                 planned += [label] if label else []
-    waiting = [effect["id"] for effect in queries.effects(job.id) if effect["kind"] == "commit.status"
-               and effect["state"] == "planned"]
+    waiting = [
+        effect["id"]
+        for effect in queries.effects(job.id)
+        if effect["kind"] == "commit.status" and effect["state"] == "planned"
+    ]
     for effect_id in [*planned, *waiting]:
         deliver(effect_id, context.clients)
     _record(context)

@@ -1,4 +1,4 @@
-"""runner.admit: everything that needs the network before any work: is the request real, allowed, and within the rules."""
+"""runner.admit: what needs the network before any work: is the request real, allowed, and within the rules."""
 
 from __future__ import annotations
 
@@ -56,8 +56,9 @@ def _admit(context: Context) -> Result:
     if queries.self_id() is None:
         introduce(context.clients)
     repository = _served(context, forge)
-    who = authority.ask(context.clients, repository.full_name, job.trigger.actor_id, job.trigger.actor,
-                        job.trigger.permission)
+    who = authority.ask(
+        context.clients, repository.full_name, job.trigger.actor_id, job.trigger.actor, job.trigger.permission
+    )
     if job.trigger.kind == "cli":
         who = Authority("operator", "admin", job.trigger.actor, job.trigger.actor_id)
     _early(who)
@@ -67,26 +68,48 @@ def _admit(context: Context) -> Result:
     git, base = _base(context, repository)
     rules = _rules(context, git, base)
     decision = allowed_actor(rules.who, who.login, who.permission)
-    context.event("authz.checked", actor_id=who.user_id, login=who.login, source=who.source,
-                  permission=who.permission, needed=rules.who.permission, allowed=decision.allowed)
+    context.event(
+        "authz.checked",
+        actor_id=who.user_id,
+        login=who.login,
+        source=who.source,
+        permission=who.permission,
+        needed=rules.who.permission,
+        allowed=decision.allowed,
+    )
     if who.source != "operator":
         _within(decision.allowed, decision.why, rules, job.requester_id, job.trigger)
     gates = _gates(context, git, base, rules, repository.full_name)
     branch = choose_branch(context, forge, repository, rules.bot.branch_prefix)
-    jobs.remember_repository(repository.id, repository.full_name, repository.default_branch, repository.private,
-                             rules.bot.trigger_label)
+    jobs.remember_repository(
+        repository.id, repository.full_name, repository.default_branch, repository.private, rules.bot.trigger_label
+    )
     return Done(
-        output={"authority": who.as_json(), "gates": [gate.name for gate in gates],
-                "gates_sha256": quality_rails.gates_hash(gates), "base": base, "rules_sha256": rules.sha256},
-        facts=_facts(repository, base, branch, rules, gates, who))
+        output={
+            "authority": who.as_json(),
+            "gates": [gate.name for gate in gates],
+            "gates_sha256": quality_rails.gates_hash(gates),
+            "base": base,
+            "rules_sha256": rules.sha256,
+        },
+        facts=_facts(repository, base, branch, rules, gates, who),
+    )
 
 
-def _facts(repository: Repository, base: str, branch: Branch, rules: Rules, gates: tuple[GateSpec, ...],
-           who: Authority) -> dict[str, object]:
+def _facts(
+    repository: Repository, base: str, branch: Branch, rules: Rules, gates: tuple[GateSpec, ...], who: Authority
+) -> dict[str, object]:
     """The columns of the job that admission fixes."""
-    return {"repository": repository.full_name, "default_branch": repository.default_branch, "base_sha": base,
-            "branch": branch.name, "pull_request": branch.pull_request, "rules": rules.to_json(),
-            "gates": [asdict(gate) for gate in gates], "authority": who.as_json()}
+    return {
+        "repository": repository.full_name,
+        "default_branch": repository.default_branch,
+        "base_sha": base,
+        "branch": branch.name,
+        "pull_request": branch.pull_request,
+        "rules": rules.to_json(),
+        "gates": [asdict(gate) for gate in gates],
+        "authority": who.as_json(),
+    }
 
 
 def _served(context: Context, forge: GiteaClient) -> Repository:
@@ -108,7 +131,9 @@ def _early(who: Authority) -> None:
     if who.source == "unknown" and who.permission is None:
         raise Refuse(
             f"Mosaic cannot tell what {who.login} may do here. Set MOSAIC_GITEA_AUTHZ_TOKEN, or make the bot an "
-            "administrator of the repository.", code="refused")
+            "administrator of the repository.",
+            code="refused",
+        )
     if who.permission == "none":
         raise Refuse(f"{who.login} has no access to this repository.", code="refused")
 
@@ -145,8 +170,9 @@ def _within(allowed: bool, why: str, rules: Rules, requester_id: int, trigger: T
     if trigger.kind == "assigned" and not rules.bot.trigger_on_assign:
         raise Refuse("This repository does not start jobs by assignment.", code="refused")
     if queries.recent_requests(requester_id) > rules.limits.per_user_hour:
-        raise Refuse(f"More than {rules.limits.per_user_hour} requests within an hour (`limits.per_user_hour`).",
-                     code="refused")
+        raise Refuse(
+            f"More than {rules.limits.per_user_hour} requests within an hour (`limits.per_user_hour`).", code="refused"
+        )
 
 
 def _gates(context: Context, git: Git, base: str, rules: Rules, repository: str) -> tuple[GateSpec, ...]:

@@ -22,8 +22,8 @@ class Branch:
 def choose_branch(context: Context, forge: GiteaClient, repository: Repository, prefix: str) -> Branch:
     """The branch, and the open pull request on it if there is one.
 
-    `mosaic/issue-42`, then `-2`, `-3` once the pull request before was merged or closed; `mosaic/job-7` without an issue;
-    on one of Mosaic's own pull requests, its branch.
+    `mosaic/issue-42`, then `-2`, `-3` once the pull request before was merged or closed; `mosaic/job-7` without an
+    issue; on one of Mosaic's own pull requests, its branch.
     """
     job = context.job
     if job.trigger.is_pull and job.number is not None:
@@ -49,7 +49,11 @@ def _earlier(job: Job) -> tuple[Job, ...]:
 
 def _of_pull_request(job: Job) -> Branch:
     assert job.number is not None
-    own = [one for one in queries.issue_jobs(job.repository_id, job.number) if one.pull_request == job.number and one.branch]
+    own = [
+        one
+        for one in queries.issue_jobs(job.repository_id, job.number)
+        if one.pull_request == job.number and one.branch
+    ]
     if not own or own[0].branch is None:
         raise MosaicError("Mosaic works on issues and on the pull requests that it opened itself.", code="refused")
     return Branch(own[0].branch, job.number)

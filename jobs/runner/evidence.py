@@ -9,7 +9,7 @@ from app.types import Trigger
 
 
 def verify(forge: GiteaClient, repository: str, trigger: Trigger, self_id: int | None) -> str:
-    """"" when the forge confirms the request; otherwise one sentence that says what does not fit."""
+    """ "" when the forge confirms the request; otherwise one sentence that says what does not fit."""
     if trigger.actor_id == self_id:
         return "Mosaic does not take requests from itself."
     if trigger.kind == "comment":
@@ -41,6 +41,9 @@ def _issue(forge: GiteaClient, repository: str, trigger: Trigger, self_id: int |
         label = queries.trigger_label(trigger.repository_id).lower()
         if label not in {one.name.lower() for one in issue.labels}:
             return "The label is gone from the issue."
-    if trigger.kind == "opened" and text_hash(f"{issue.title}\n\n{issue.body}".replace("\0", "")) != trigger.text_sha256:
+    if (
+        trigger.kind == "opened"
+        and text_hash(f"{issue.title}\n\n{issue.body}".replace("\0", "")) != trigger.text_sha256
+    ):
         return "The issue was changed after the request; only the text as it was asked counts."
     return ""

@@ -138,8 +138,14 @@ def _retry(asked: Asked, command: Command) -> str:
     job = jobs[0] if jobs else None
     new = None
     if job is not None and job.status.terminal:
-        new_id = stitcher.retry(job, actor=asked.actor, actor_id=asked.trigger.actor_id, login=asked.login,
-                                key=str(asked.delivery_id), permission=asked.trigger.permission)
+        new_id = stitcher.retry(
+            job,
+            actor=asked.actor,
+            actor_id=asked.trigger.actor_id,
+            login=asked.login,
+            key=str(asked.delivery_id),
+            permission=asked.trigger.permission,
+        )
         new = queries.job(new_id) if new_id else None
     return voice.retry_reply(job, new, asked.bot)
 
@@ -149,10 +155,15 @@ def _reply(asked: Asked, body: str) -> None:
     if not body or trigger.number is None:
         return
     effect_id = effects.plan_once(
-        f"delivery:{asked.delivery_id}:reply", "comment.reply",
-        {"repository_id": trigger.repository_id, "repository": trigger.repository, "number": trigger.number, "body": body},
-        delivery_id=asked.delivery_id)
+        f"delivery:{asked.delivery_id}:reply",
+        "comment.reply",
+        {
+            "repository_id": trigger.repository_id,
+            "repository": trigger.repository,
+            "number": trigger.number,
+            "body": body,
+        },
+        delivery_id=asked.delivery_id,
+    )
     if effect_id:
         ring(Pool.CONTROL, "herald.deliver", effect_id)
-
-

@@ -1,7 +1,7 @@
 """runner.setup: the repository's own preparations, on the base commit, before the agent: never with its changes.
 
-What the commands leave in `[setup] outputs` is kept under a key of repository, commands and lock files, and shown to every
-gate read-only.
+What the commands leave in `[setup] outputs` is kept under a key of repository, commands and lock files, and shown to
+every gate read-only.
 """
 
 from __future__ import annotations

@@ -11,9 +11,9 @@ from typing import Any
 from app import authority
 from app.clients.gitea_types import Comment
 from app.context import Context
+from app.gitea_events import text_hash
 from app.guard_rails import allowed_actor
 from app.ledger import jobs
-from app.gitea_events import text_hash
 from app.types import Done, Result
 
 MAX_COMMENTS = 50
@@ -23,9 +23,15 @@ _MAX_TEXT = 64 * 1024
 def snapshot(context: Context) -> Result:
     """The issue as it was when the request was made, and the comments up to it by people who may ask themselves."""
     job, trigger = context.job, context.job.trigger
-    body: dict[str, Any] = {"issue_title": trigger.issue_title, "issue_body": trigger.issue_body[:_MAX_TEXT],
-                            "issue_author": trigger.issue_author, "comments": [], "excluded": [], "hashes": {},
-                            "agents_md": _rules_text(context)}
+    body: dict[str, Any] = {
+        "issue_title": trigger.issue_title,
+        "issue_body": trigger.issue_body[:_MAX_TEXT],
+        "issue_author": trigger.issue_author,
+        "comments": [],
+        "excluded": [],
+        "hashes": {},
+        "agents_md": _rules_text(context),
+    }
     if job.number is not None:
         _issue(context, body)
         _comments(context, body)
@@ -43,8 +49,13 @@ def _issue(context: Context, body: dict[str, Any]) -> None:
     if not trigger.issue_title:  # asked from the command line: the issue as it is now
         body.update(issue_title=issue.title, issue_body=issue.body[:_MAX_TEXT], issue_author=issue.user.login)
     elif (issue.title, issue.body) != (trigger.issue_title, trigger.issue_body):
-        body["excluded"].append({"what": "a later edit of the issue", "why": "it was changed after the request",
-                                 "sha256": text_hash(issue.title + "\n\n" + issue.body)})
+        body["excluded"].append(
+            {
+                "what": "a later edit of the issue",
+                "why": "it was changed after the request",
+                "sha256": text_hash(issue.title + "\n\n" + issue.body),
+            }
+        )
     body["hashes"]["issue"] = text_hash(body["issue_title"] + "\n\n" + body["issue_body"])
 
 
@@ -65,10 +76,13 @@ def _comments(context: Context, body: dict[str, Any]) -> None:
         digest = text_hash(comment.body)
         body["hashes"][f"comment-{comment.id}"] = digest
         if why:
-            body["excluded"].append({"what": f"comment {comment.id} by {comment.user.login}", "why": why, "sha256": digest})
+            body["excluded"].append(
+                {"what": f"comment {comment.id} by {comment.user.login}", "why": why, "sha256": digest}
+            )
         else:
-            body["comments"].append({"author": comment.user.login, "body": comment.body[:_MAX_TEXT],
-                                     "at": comment.created_at.isoformat()})
+            body["comments"].append(
+                {"author": comment.user.login, "body": comment.body[:_MAX_TEXT], "at": comment.created_at.isoformat()}
+            )
 
 
 def _why_not(comment: Comment, asked: datetime | None, trigger_id: int | None) -> str:

@@ -1,4 +1,7 @@
-"""runner.checkout, runner.commit, runner.cleanup: the worktree around the agent's work. The git dir stays with Mosaic."""
+"""runner.checkout, runner.commit, runner.cleanup: the worktree around the agent's work.
+
+The git dir stays with Mosaic.
+"""
 
 from __future__ import annotations
 
@@ -33,9 +36,12 @@ def checkout(context: Context) -> Result:
     path = context.paths.worktree(job.id, fence)
     _empty(path)
     context.paths.index(job.id, fence).parent.mkdir(parents=True, exist_ok=True)
-    excluded = git.checkout(last.get("commit") or start, path, exclude=hidden_paths(context),
-                            index=context.paths.index(job.id, fence))
-    return Done(output={"fence": fence, "start": start, "from": last.get("commit") or start, "excluded": list(excluded)[:50]})
+    excluded = git.checkout(
+        last.get("commit") or start, path, exclude=hidden_paths(context), index=context.paths.index(job.id, fence)
+    )
+    return Done(
+        output={"fence": fence, "start": start, "from": last.get("commit") or start, "excluded": list(excluded)[:50]}
+    )
 
 
 def hidden_paths(context: Context) -> tuple[str, ...]:
@@ -72,17 +78,32 @@ def commit(context: Context) -> Result:
     agent = context.output_of("weaver.implement")
     login = job.trigger.actor
     found = git.commit(
-        context.paths.worktree(job.id, made["fence"]), context.paths.index(job.id, made["fence"]), made["start"],
+        context.paths.worktree(job.id, made["fence"]),
+        context.paths.index(job.id, made["fence"]),
+        made["start"],
         commit_message(job, summary(agent.get("text", ""), job)),
-        ("Mosaic", _BOT_EMAIL), ("Mosaic", _BOT_EMAIL), job.created_at, exclude=hidden_paths(context))
+        ("Mosaic", _BOT_EMAIL),
+        ("Mosaic", _BOT_EMAIL),
+        job.created_at,
+        exclude=hidden_paths(context),
+    )
     if found is None:
         return _nothing(before)
     if before.get("tree") == found.tree:
         return Done(output={**before, "unchanged": True, "author": login}, conclude="gates_failed")
     git.keep(found.sha, f"refs/mosaic/job-{job.id}/round-{context.step.round}")
     files, added, removed = git.stat(made["start"], found.sha)
-    return Done(output={"commit": found.sha, "tree": found.tree, "start": made["start"], "files": files, "added": added,
-                        "removed": removed}, facts={"head_sha": found.sha})
+    return Done(
+        output={
+            "commit": found.sha,
+            "tree": found.tree,
+            "start": made["start"],
+            "files": files,
+            "added": added,
+            "removed": removed,
+        },
+        facts={"head_sha": found.sha},
+    )
 
 
 def _nothing(before: object) -> Result:
@@ -99,8 +120,15 @@ def _still_allowed(context: Context) -> Failed | None:
     stated = known.get("permission") if known.get("source") == "payload" else None
     now = authority.ask(context.clients, job.repository, job.requester_id, job.trigger.actor, stated)
     decision = allowed_actor(context.rules.who, now.login, now.permission)
-    context.event("authz.checked", actor_id=now.user_id, login=now.login, source=now.source, permission=now.permission,
-                  needed=context.rules.who.permission, allowed=decision.allowed)
+    context.event(
+        "authz.checked",
+        actor_id=now.user_id,
+        login=now.login,
+        source=now.source,
+        permission=now.permission,
+        needed=context.rules.who.permission,
+        allowed=decision.allowed,
+    )
     return None if decision.allowed else Failed("refused", decision.why)
 
 
@@ -108,7 +136,11 @@ def cleanup(context: Context) -> Result:
     """Remove the job's worktrees, indexes and checkouts on this machine."""
     removed = 0
     mine = re.compile(rf"{context.job.id}-[0-9].*")
-    for folder in (context.paths.worktrees, context.paths.worktrees.parent / "indexes", context.paths.data / "checkouts"):
+    for folder in (
+        context.paths.worktrees,
+        context.paths.worktrees.parent / "indexes",
+        context.paths.data / "checkouts",
+    ):
         for path in folder.iterdir() if folder.is_dir() else ():
             if mine.fullmatch(path.name):
                 _remove(path)

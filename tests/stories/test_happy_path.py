@@ -22,12 +22,17 @@ def test_a_mention_becomes_a_pull_request(story: Story) -> None:
     assert pull["head"]["ref"] == f"mosaic/issue-{number}"
     assert f"Closes #{number}" in pull["body"]
     assert story.town.forge.file(story.repo, "calc.py", pull["head"]["ref"]) == b"def add(a, b):\n    return a + b\n"
-    assert story.town.forge.statuses(story.repo, pull["head"]["sha"]) == {"mosaic/test": "success", "mosaic/job": "success"}
+    assert story.town.forge.statuses(story.repo, pull["head"]["sha"]) == {
+        "mosaic/test": "success",
+        "mosaic/job": "success",
+    }
 
     story.settled()
     status, closing = story.said(number)
     assert status.startswith(f"**Mosaic finished the request of `{story.town.alice.login}` in ")
-    assert closing.startswith(f"@{story.town.alice.login} Done: [pull request #{pull['number']}]({pull['html_url']}) is ready")
+    assert closing.startswith(
+        f"@{story.town.alice.login} Done: [pull request #{pull['number']}]({pull['html_url']}) is ready"
+    )
 
 
 def test_a_red_gate_sends_the_agent_back_and_the_second_round_is_green(story: Story) -> None:
@@ -36,9 +41,13 @@ def test_a_red_gate_sends_the_agent_back_and_the_second_round_is_green(story: St
     job = story.ended(number)
     assert (job["status"], job["reason"]) == ("completed", "done")
     mosaic = story.town.mosaic
-    gates = mosaic.sql("select round, passed, exit_code, tree_sha from gate_results where job_id = %s order by id", job["id"])
+    gates = mosaic.sql(
+        "select round, passed, exit_code, tree_sha from gate_results where job_id = %s order by id", job["id"]
+    )
     assert [(gate["round"], gate["passed"], gate["exit_code"]) for gate in gates] == [(1, False, 1), (2, True, 0)]
-    assert [event["data"]["red"] for event in mosaic.events(job["id"]) if event["kind"] == "continuation.forced"] == [["test"]]
+    assert [event["data"]["red"] for event in mosaic.events(job["id"]) if event["kind"] == "continuation.forced"] == [
+        ["test"]
+    ]
     [pull] = story.pulls()
     tree = gates[1]["tree_sha"]
     assert tree in pull["body"] and gates[0]["tree_sha"] not in pull["body"]

@@ -1,5 +1,6 @@
-"""`make demo`: the whole product on one machine. A practice Gitea with a real package in it, a scripted model, and Mosaic
-with the real OpenClaw; somebody files an issue, mentions the bot, and a pull request comes of it. Nothing leaves the machine.
+"""`make demo`: the whole product on one machine. A practice Gitea with a real package in it, a scripted model, and
+Mosaic with the real OpenClaw; somebody files an issue, mentions the bot, and a pull request comes of it. Nothing
+leaves the machine.
 """
 
 from __future__ import annotations
@@ -52,19 +53,28 @@ RIGHT = "re.compile('(0|[1-9][0-9]*)$')"
 ANCHOR = """        doc = [0, 1, 2]
         self.assertRaises(JsonPointerException, resolve_pointer, doc, '/a')
 """
-NEW_TEST = ANCHOR + """
+NEW_TEST = (
+    ANCHOR
+    + """
     def test_leading_zero(self):
         # RFC 6901, section 4: an array index has no leading zeros
         doc = [0, 1, 2]
         self.assertRaises(JsonPointerException, resolve_pointer, doc, '/01')
         self.assertEqual(resolve_pointer(doc, '/0'), 0)
 """
+)
 # A first attempt that forgets the index 0, and a second one that is right.
 ROUNDS = [
-    [{"tool": "read", "args": {"path": "jsonpointer.py"}}, edit("jsonpointer.py", OLD, NARROW),
-     say("The expression for an array index does not allow a leading zero any more.")],
-    [edit("jsonpointer.py", NARROW, RIGHT), edit("tests.py", ANCHOR, NEW_TEST),
-     say("The index 0 is allowed again, leading zeros are not. I added a test for both.")],
+    [
+        {"tool": "read", "args": {"path": "jsonpointer.py"}},
+        edit("jsonpointer.py", OLD, NARROW),
+        say("The expression for an array index does not allow a leading zero any more."),
+    ],
+    [
+        edit("jsonpointer.py", NARROW, RIGHT),
+        edit("tests.py", ANCHOR, NEW_TEST),
+        say("The index 0 is allowed again, leading zeros are not. I added a test for both."),
+    ],
 ]
 
 
@@ -79,7 +89,10 @@ class Teller:
 
 
 def run(*, once: bool) -> int:
-    """Show it; with `once`, end with 0 when the pull request is there and 1 when it is not. Otherwise stay until Ctrl-C."""
+    """Show it; with `once`, end with 0 when the pull request is there and 1 when it is not.
+
+    Otherwise stay until Ctrl-C.
+    """
     if not PACKAGE.exists():
         raise MosaicError("The practice package is not there. Run `make setup`, which downloads it.", code="not_set_up")
     tell = Teller()
@@ -115,8 +128,14 @@ def _town(stack: ExitStack, path: Path, tell: Teller, *, port: int) -> tuple[Mos
     model = ScriptedModel({"repair": ROUNDS}).start()
     stack.callback(model.stop)
     python = f'[sandbox]\nread_only = ["{sys.base_prefix}"]\npath = ["{sys.base_prefix}/bin"]\n'
-    mosaic = Mosaic(path / "mosaic", gitea.url, bot.token, model_url=model.url, port=port,
-                    config=f'repositories = ["{repo}"]\n{python if sys.base_prefix != "/usr" else ""}')
+    mosaic = Mosaic(
+        path / "mosaic",
+        gitea.url,
+        bot.token,
+        model_url=model.url,
+        port=port,
+        config=f'repositories = ["{repo}"]\n{python if sys.base_prefix != "/usr" else ""}',
+    )
     stack.callback(mosaic.stop)
     tell("Mosaic starts: PostgreSQL, web, three consumers, and the OpenClaw gateway (about ten seconds)")
     mosaic.start(tell)
@@ -142,14 +161,17 @@ def _follow(mosaic: Mosaic, repo: str, number: int, tell: Teller) -> dict[str, A
     tell(f"job {job['id']}: {mosaic.url}/jobs/{job['id']}")
     seen = 0
     while True:
-        for event in mosaic.sql("select * from job_events where job_id = %s and seq > %s order by seq", job["id"], seen):
+        for event in mosaic.sql(
+            "select * from job_events where job_id = %s and seq > %s order by seq", job["id"], seen
+        ):
             seen = event["seq"]
             line = _line(event["kind"], event["step"] or "", json.loads(event["data"]))
             if line:
                 tell(line)
         job = mosaic.job(repo, number) or job
-        if job["finished_at"] and not mosaic.sql("select 1 as more from job_events where job_id = %s and seq > %s",
-                                                 job["id"], seen):
+        if job["finished_at"] and not mosaic.sql(
+            "select 1 as more from job_events where job_id = %s and seq > %s", job["id"], seen
+        ):
             return job
         time.sleep(0.05)
 
@@ -182,8 +204,10 @@ def _sum_up(mosaic: Mosaic, job: dict[str, Any], tell: Teller) -> None:
     for step in mosaic.steps(job["id"]):
         print(f"          {step['status']:<10} {step['name']}@{step['round']}.{step['attempt']}")
     for gate in mosaic.sql("select * from gate_results where job_id = %s order by id", job["id"]):
-        print(f"          receipt    round {gate['round']} {gate['name']}: {'green' if gate['passed'] else 'red'}, exit code "
-              f"{gate['exit_code']}, {gate['seconds']:.1f} s, tree {gate['tree_sha'][:12]}")
+        print(
+            f"          receipt    round {gate['round']} {gate['name']}: {'green' if gate['passed'] else 'red'}, "
+            f"exit code {gate['exit_code']}, {gate['seconds']:.1f} s, tree {gate['tree_sha'][:12]}"
+        )
     events = mosaic.sql("select count(*) as n, max(seq) as last from job_events where job_id = %s", job["id"])
     tell(f"recorded: {events[0]['n']} events in one hash chain, {job['tokens']} tokens, {job['cost_usd']:.4f} USD")
 

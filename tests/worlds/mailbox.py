@@ -1,4 +1,5 @@
-"""A receiver of webhooks that keeps what a forge sends, so that a story can hand it to Mosaic when and as often as it likes.
+"""A receiver of webhooks that keeps what a forge sends, so that a story can hand it to Mosaic when and as often as
+it likes.
 
 Rule: the bytes are never touched; only the delivery's own id may be a new one, as after a click on "replay".
 """

@@ -1,4 +1,4 @@
-"""Mosaic itself, as its users run it: `mosaic serve` with all its real processes, on free ports and a data directory."""
+"""Mosaic itself, as its users run it: `mosaic serve` with all its real processes, on free ports."""
 
 from __future__ import annotations
 
@@ -31,9 +31,20 @@ T = TypeVar("T")
 class Mosaic:
     """`Mosaic(data, forge_url, bot_token, ...).start()`; then `.url`, `.sql()`, `.job()`, `.kill("control")`."""
 
-    def __init__(self, data: Path, forge_url: str, bot_token: str, *, model_url: str = "", authz_token: str = "",
-                 config: str = 'repositories = ["*/*"]\n', secret: str = "", port: int = 0, max_agents: int = 2,
-                 extra: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        data: Path,
+        forge_url: str,
+        bot_token: str,
+        *,
+        model_url: str = "",
+        authz_token: str = "",
+        config: str = 'repositories = ["*/*"]\n',
+        secret: str = "",
+        port: int = 0,
+        max_agents: int = 2,
+        extra: Mapping[str, str] | None = None,
+    ) -> None:
         self.data, self.port, self.engine_port = data, port or free_port(), free_port()
         self.secret = secret or secrets.token_hex(24)
         self.url = f"http://127.0.0.1:{self.port}"
@@ -44,27 +55,46 @@ class Mosaic:
         self.process: subprocess.Popen[bytes] | None = None
         self.model_url = model_url
         self.env = {
-            "PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), "LANG": "C.UTF-8", "PYTHONUNBUFFERED": "1",
-            "MOSAIC_DATA_DIR": str(data / "var"), "MOSAIC_LISTEN": f"127.0.0.1:{self.port}",
-            "MOSAIC_GITEA_URL": forge_url, "MOSAIC_GITEA_TOKEN": bot_token, "MOSAIC_GITEA_WEBHOOK_SECRET": self.secret,
-            "MOSAIC_CONFIG": str(self.config), "MOSAIC_OPENCLAW_URL": f"ws://127.0.0.1:{self.engine_port}/",
-            "MOSAIC_WORKERS": "2", "MOSAIC_MAX_AGENTS": str(max_agents),
+            "PATH": os.environ["PATH"],
+            "HOME": os.environ.get("HOME", "/"),
+            "LANG": "C.UTF-8",
+            "PYTHONUNBUFFERED": "1",
+            "MOSAIC_DATA_DIR": str(data / "var"),
+            "MOSAIC_LISTEN": f"127.0.0.1:{self.port}",
+            "MOSAIC_GITEA_URL": forge_url,
+            "MOSAIC_GITEA_TOKEN": bot_token,
+            "MOSAIC_GITEA_WEBHOOK_SECRET": self.secret,
+            "MOSAIC_CONFIG": str(self.config),
+            "MOSAIC_OPENCLAW_URL": f"ws://127.0.0.1:{self.engine_port}/",
+            "MOSAIC_WORKERS": "2",
+            "MOSAIC_MAX_AGENTS": str(max_agents),
         }
         if authz_token:
             self.env["MOSAIC_GITEA_AUTHZ_TOKEN"] = authz_token
         if model_url:
-            self.env |= {"MOSAIC_MODEL_API": "openai-completions", "MOSAIC_MODEL_BASE_URL": f"{model_url}/v1",
-                         "MOSAIC_MODEL_API_KEY": "scripted-model-key", "MOSAIC_MODEL_ID": "scripted",
-                         "MOSAIC_MODEL_CONTEXT_WINDOW": "128000", "MOSAIC_MODEL_COST_INPUT": "1.0",
-                         "MOSAIC_MODEL_COST_OUTPUT": "2.0"}
+            self.env |= {
+                "MOSAIC_MODEL_API": "openai-completions",
+                "MOSAIC_MODEL_BASE_URL": f"{model_url}/v1",
+                "MOSAIC_MODEL_API_KEY": "scripted-model-key",
+                "MOSAIC_MODEL_ID": "scripted",
+                "MOSAIC_MODEL_CONTEXT_WINDOW": "128000",
+                "MOSAIC_MODEL_COST_INPUT": "1.0",
+                "MOSAIC_MODEL_COST_OUTPUT": "2.0",
+            }
         self.env |= dict(extra or {})
 
     # ------------------------------------------------------------ life
 
     def start(self, say: Callable[[str], None] = lambda _: None) -> Mosaic:
         log = self.log_path.open("ab")
-        self.process = subprocess.Popen([sys.executable, "-m", "app", "serve"], cwd=ROOT, env=self.env, stdout=log,
-                                        stderr=subprocess.STDOUT, start_new_session=True)
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "app", "serve"],
+            cwd=ROOT,
+            env=self.env,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
         log.close()
         self.until(self._web_answers, "the web process", START_LIMIT)
         say("database and web are up")
@@ -76,9 +106,11 @@ class Mosaic:
         return self
 
     def _web_answers(self) -> bool:
-        with suppress(OSError, urllib.error.URLError):
-            with urllib.request.urlopen(f"{self.url}/healthz", timeout=2) as answer:
-                return int(answer.status) == 200
+        with (
+            suppress(OSError, urllib.error.URLError),
+            urllib.request.urlopen(f"{self.url}/healthz", timeout=2) as answer,
+        ):
+            return int(answer.status) == 200
         return False
 
     def _consumers_ready(self) -> bool:
@@ -136,19 +168,27 @@ class Mosaic:
     def sql(self, statement: str, *params: Any) -> list[dict[str, Any]]:
         """Rows as the runtime role sees them; [] while the database is away."""
         try:
-            with psycopg.connect(Cluster(self.data / "var").app_url, row_factory=dict_row, connect_timeout=5) as connection:
+            with psycopg.connect(
+                Cluster(self.data / "var").app_url, row_factory=dict_row, connect_timeout=5
+            ) as connection:
                 return connection.execute(statement, params).fetchall()  # type: ignore[arg-type]
         except (psycopg.OperationalError, psycopg.errors.UndefinedTable, OSError):
             return []
 
     def job(self, repository: str, number: int | None = None) -> dict[str, Any] | None:
         """The newest job of a repository, or of one of its issues."""
-        rows = self.sql("select * from runner_jobs where repository = %s and (%s::int is null or number = %s) "
-                        "order by id desc limit 1", repository, number, number)
+        rows = self.sql(
+            "select * from runner_jobs where repository = %s and (%s::int is null or number = %s) "
+            "order by id desc limit 1",
+            repository,
+            number,
+            number,
+        )
         return rows[0] if rows else None
 
     def ended(self, repository: str, number: int | None = None, timeout: float = 90.0) -> dict[str, Any]:
         """The newest job of an issue once it has ended."""
+
         def look() -> dict[str, Any] | None:
             job = self.job(repository, number)
             return job if job and job["finished_at"] else None

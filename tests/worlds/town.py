@@ -1,7 +1,7 @@
 """A whole town: a forge with people, a scripted model, and Mosaic with all its real processes.
 
-The forge is the practice Gitea, or a real one when REAL_GITEA_URL and REAL_GITEA_ADMIN_TOKEN name it; stories use nothing
-but its public API, so they run on both.
+The forge is the practice Gitea, or a real one when REAL_GITEA_URL and REAL_GITEA_ADMIN_TOKEN name it; stories use
+nothing but its public API, so they run on both.
 """
 
 from __future__ import annotations
@@ -19,6 +19,15 @@ from tests.worlds.model import ScriptedModel
 from tests.worlds.mosaic import Mosaic
 
 EVENTS = ("issues", "issue_assign", "issue_label", "issue_comment", "pull_request_comment", "pull_request")
+# Only repositories named calc-… are served; people of a story may ask as often as the story needs.
+CONFIG = """repositories = ["*/calc-*"]
+
+[defaults.limits]
+per_user_hour = 10000
+
+[ceilings.limits]
+per_user_hour = 10000
+"""
 RULES = 'version = 1\n[[gates]]\nname = "test"\ntype = "test"\ncommand = "python3 -m unittest -v"\n'
 CALC: Mapping[str, str] = {
     "calc.py": "def add(a, b):\n    return a - b\n",
@@ -43,10 +52,15 @@ def say(text: str) -> Json:
 
 # What the model does with CALC: right at once; wrong first; never right.
 RIGHT = [[edit("calc.py", "a - b", "a + b"), say("add() adds now.")]]
-WRONG_FIRST = [[edit("calc.py", "a - b", "a * b"), say("It multiplies now.")],
-               [edit("calc.py", "a * b", "a + b"), say("add() adds now.")]]
-NEVER = [[edit("calc.py", "a - b", "a * b"), say("One.")], [edit("calc.py", "a * b", "a // b"), say("Two.")],
-         [edit("calc.py", "a // b", "a % b"), say("Three.")]]
+WRONG_FIRST = [
+    [edit("calc.py", "a - b", "a * b"), say("It multiplies now.")],
+    [edit("calc.py", "a * b", "a + b"), say("add() adds now.")],
+]
+NEVER = [
+    [edit("calc.py", "a - b", "a * b"), say("One.")],
+    [edit("calc.py", "a * b", "a // b"), say("Two.")],
+    [edit("calc.py", "a // b", "a % b"), say("Three.")],
+]
 SCRIPTS = {"right": RIGHT, "wrong-first": WRONG_FIRST, "never": NEVER}
 
 
@@ -57,8 +71,9 @@ class Story:
     town: Town
     repo: str
 
-    def issue(self, title: str = "add() subtracts", body: str = "It should add.", *, by: Account | None = None,
-              **more: Any) -> int:
+    def issue(
+        self, title: str = "add() subtracts", body: str = "It should add.", *, by: Account | None = None, **more: Any
+    ) -> int:
         return int(self.town.forge.open_issue((by or self.town.alice).token, self.repo, title, body, **more)["number"])
 
     def say(self, number: int, body: str, *, by: Account | None = None) -> Json:
@@ -67,15 +82,30 @@ class Story:
     def ended(self, number: int, timeout: float = 90.0) -> Json:
         return self.town.mosaic.ended(self.repo, number, timeout)
 
+    def script(self, *rounds: Sequence[Json]) -> str:
+        """Teach the model what to do in this story from now on; the marker that makes it do so."""
+        return self.town.script(self.repo.replace("/", "-"), rounds)
+
     def job(self, number: int | None = None) -> Json | None:
         return self.town.mosaic.job(self.repo, number)
 
     def jobs(self) -> list[Json]:
         return self.town.mosaic.sql("select * from runner_jobs where repository = %s order by id", self.repo)
 
-    def heard(self, number: int, what: Callable[[str], bool] = lambda _: True, count: int = 1,
-              timeout: float = 30.0) -> list[str]:
+    def nth(self, number: int, count: int, timeout: float = 240.0) -> Json:
+        """The job number `count` of an issue, counted from 1, once it has ended."""
+
+        def look() -> Json | None:
+            rows = [job for job in self.jobs() if job["number"] == number]
+            return rows[count - 1] if len(rows) >= count and rows[count - 1]["finished_at"] else None
+
+        return self.town.mosaic.until(look, f"the end of job {count} of {self.repo}#{number}", timeout)
+
+    def heard(
+        self, number: int, what: Callable[[str], bool] = lambda _: True, count: int = 1, timeout: float = 30.0
+    ) -> list[str]:
         """The bot's comments on an issue that fit, once there are `count` of them. Markers are cut off."""
+
         def look() -> list[str] | None:
             found = [text for text in self.said(number) if what(text)]
             return found if len(found) >= count else None
@@ -85,24 +115,40 @@ class Story:
     def said(self, number: int) -> list[str]:
         """All comments of the bot on an issue now, oldest first, without their hidden markers."""
         comments = self.town.forge.comments(self.repo, number)
-        return [one["body"].rsplit("\n\n<!-- mosaic:", 1)[0] for one in comments
-                if one["user"]["login"] == self.town.bot.login]
+        return [
+            one["body"].rsplit("\n\n<!-- mosaic:", 1)[0]
+            for one in comments
+            if one["user"]["login"] == self.town.bot.login
+        ]
 
     def pulls(self) -> list[Json]:
         return self.town.forge.pulls(self.repo)
 
     def settled(self) -> None:
         """Wait until Mosaic has answered everything: no open delivery, no effect that is due, no open job."""
-        self.town.mosaic.until(lambda: not self.town.mosaic.sql(
-            "select 1 as yes from deliveries where state = 'command' union all select 1 from effects where "
-            "state = 'planned' union all select 1 from runner_jobs where finished_at is null"), "Mosaic to settle")
+        self.town.mosaic.until(
+            lambda: (
+                not self.town.mosaic.sql(
+                    "select 1 as yes from deliveries where state = 'command' union all select 1 from effects where "
+                    "state = 'planned' union all select 1 from runner_jobs where finished_at is null"
+                )
+            ),
+            "Mosaic to settle",
+        )
 
 
 class Town:
     """`with Town(path) as town: story = town.story()`."""
 
-    def __init__(self, path: Path, *, engine: bool = True, config: str = 'repositories = ["*/*"]\n',
-                 authz: bool = False, extra: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        engine: bool = True,
+        config: str = CONFIG,
+        authz: bool = False,
+        extra: Mapping[str, str] | None = None,
+    ) -> None:
         self.path = path
         self.practice: PracticeGitea | None = None
         url, token = os.environ.get("REAL_GITEA_URL", ""), os.environ.get("REAL_GITEA_ADMIN_TOKEN", "")
@@ -115,8 +161,15 @@ class Town:
         self.bot = self.forge.make_user("mosaic")
         self.alice, self.bob = self.forge.make_user("alice"), self.forge.make_user("bob")
         authz_token = token if authz else ""
-        self.mosaic = Mosaic(path / "mosaic", url, self.bot.token, model_url=self.model.url if engine else "",
-                             config=config, authz_token=authz_token, extra=extra)
+        self.mosaic = Mosaic(
+            path / "mosaic",
+            url,
+            self.bot.token,
+            model_url=self.model.url if engine else "",
+            config=config,
+            authz_token=authz_token,
+            extra=extra,
+        )
         self._stories = 0
 
     def __enter__(self) -> Town:
@@ -134,15 +187,31 @@ class Town:
         if self.practice:
             self.practice.stop()
 
-    def story(self, files: Mapping[str, str | bytes] | None = None, *, private: bool = False, hook: bool = True,
-              bot_may: str = "write") -> Story:
-        """A fresh repository of alice with CALC in it, the bot as collaborator, and a webhook to Mosaic."""
+    def story(
+        self,
+        files: Mapping[str, str | bytes] | None = None,
+        *,
+        private: bool = False,
+        hook: bool = True,
+        bot_may: str = "write",
+        name: str = "calc",
+        owner: str = "",
+    ) -> Story:
+        """A fresh repository (of alice, if no owner is named) with CALC in it, the bot, and a webhook."""
         self._stories += 1
-        repo = self.forge.make_repo(self.alice.login, f"calc-{self._stories}", files or CALC, private)
+        repo = self.forge.make_repo(owner or self.alice.login, f"{name}-{self._stories}", files or CALC, private)
         self.forge.collaborator(repo, self.bot.login, bot_may)
         if hook:
-            self.forge.hook(repo, f"{self.mosaic.url}/webhooks/gitea", self.mosaic.secret, EVENTS)
+            self.hook(repo)
         return Story(self, repo)
+
+    def hook(self, target: str) -> int:
+        """A webhook to Mosaic, on a repository, an organisation, or ("") the whole forge."""
+        return self.forge.hook(target, self.webhook, self.mosaic.secret, EVENTS)
+
+    @property
+    def webhook(self) -> str:
+        return f"{self.mosaic.url}/webhooks/gitea"
 
     def script(self, name: str, rounds: Sequence[Sequence[Json]]) -> str:
         """Teach the model a script; the marker that makes it play it."""
