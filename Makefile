@@ -20,32 +20,32 @@ serve: setup ## run Mosaic with the settings of .env
 	@$(PY) -m app serve
 
 test: setup lint types imports ## everything that a change must pass
-	@$(BIN)/pytest -q -n $(CORES) --dist loadgroup -m "not proof"
+	@$(PY) -m pytest -q -n $(CORES) --dist loadgroup -m "not proof"
 
 quick: setup ## lint, types, imports and the quick tests side by side; under 30 s
-	@$(MAKE) --no-print-directory -j 4 --output-sync=target lint types imports quick-tests
+	@$(MAKE) --no-print-directory -k -j 4 --output-sync=target lint types imports quick-tests
 
 quick-tests: setup
-	@$(BIN)/pytest -q -n $(CORES) --dist loadgroup -m "not e2e and not slow and not proof"
+	@$(PY) -m pytest -q -n $(CORES) --dist loadgroup -m "not e2e and not slow and not proof"
 
 lint: setup ## style and common faults (ruff)
-	@$(BIN)/ruff check --quiet . && echo "lint: clean"
+	@$(PY) -m ruff check --quiet . && echo "lint: clean"
 
 types: setup ## types, strict (mypy)
-	@$(BIN)/mypy --no-error-summary && echo "types: clean"
+	@$(PY) -m mypy --no-error-summary && echo "types: clean"
 
 imports: setup ## imports run one way (import-linter)
 	@report=$$($(BIN)/lint-imports --no-logo 2>&1) && echo "imports: clean" || { echo "$$report"; exit 1; }
 
 proof: setup ## chaos, mutants, fuzz, provider faults: long
-	@$(BIN)/pytest -q -n $(CORES) --dist loadgroup -m proof
+	@$(PY) -m pytest -q -n $(CORES) --dist loadgroup -m proof
 
 bench: setup ## the published figures, with machine and versions beside them
 	@$(PY) -m bench
 
 real-gitea: setup ## the stories against a real Gitea: make real-gitea URL=https://… ADMIN_TOKEN=…
 	@test -n "$(URL)" -a -n "$$ADMIN_TOKEN" || { echo "usage: make real-gitea URL=https://gitea.example ADMIN_TOKEN=…"; exit 2; }
-	@REAL_GITEA_URL="$(URL)" REAL_GITEA_ADMIN_TOKEN="$$ADMIN_TOKEN" $(BIN)/pytest -q tests/stories
+	@REAL_GITEA_URL="$(URL)" REAL_GITEA_ADMIN_TOKEN="$$ADMIN_TOKEN" $(PY) -m pytest -q tests/stories
 
 clean: ## remove what set-up and tests made (not var/, your data)
 	rm -rf .venv node_modules .setup.lock .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache test-results

@@ -19,9 +19,10 @@ Payload = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Ignored:
-    """Nothing for Mosaic in this delivery."""
+    """Nothing for Mosaic in this delivery. `frees` = the key of a request that may be made again after it."""
 
     reason: str
+    frees: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,12 @@ class Request:
     trigger: Trigger
     commands: tuple[Command | DidYouMean, ...]
     dedup_key: str
+
+    @property
+    def job_key(self) -> str:
+        """The key of the job: jobs are kept for ever, and the bot may be assigned again."""
+        again = f":{self.trigger.at}" if self.trigger.kind == "assigned" else ""
+        return f"gitea:{self.dedup_key}{again}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +66,8 @@ def interpret(event_type: str, payload: Payload, known: Known) -> Request | Igno
         return _comment(payload, action, known)
     if event_type == "issues" and action == "opened":
         return _opened(payload, known)
-    if event_type == "issue_assign" and action == "assigned":
-        return _assigned(payload, known)
+    if event_type == "issue_assign" and action in ("assigned", "unassigned"):
+        return _assignment(payload, action, known)
     if event_type == "issue_label" and action == "label_updated":
         return _labeled(payload, known)
     return Ignored(f"nothing to do for {event_type} {action or ''}".strip())
@@ -121,15 +128,21 @@ def _opened(payload: Payload, known: Known) -> Request | Ignored:
     return Request(trigger, commands, f"opened:{_int(issue, 'id')}")
 
 
-def _assigned(payload: Payload, known: Known) -> Request | Ignored:
-    """The payload does not say who was assigned: only who is among the assignees now."""
+def _assignment(payload: Payload, action: Any, known: Known) -> Request | Ignored:
+    """The payload does not say who was assigned: only who is among the assignees now.
+
+    So the bot's assignment is one request until it is seen to have ended, however many others are assigned meanwhile.
+    """
     issue = _dict(payload, "issue")
     if issue.get("pull_request"):
         return Ignored("assignment of a pull request")
+    key = f"assigned:{_int(issue, 'id')}"
     people = [user for user in issue.get("assignees") or [] if isinstance(user, dict)]  # null, not [], when nobody is
     if not any(_is_self(user, known) for user in people):
-        return Ignored("somebody else was assigned")
-    return _silent(payload, "assigned", issue)
+        return Ignored(f"somebody else was {action}", frees=key)
+    if action == "unassigned":
+        return Ignored("somebody else was unassigned")
+    return _silent(payload, "assigned", issue, key, permission=_permission(payload))
 
 
 def _labeled(payload: Payload, known: Known) -> Request | Ignored:
@@ -140,15 +153,26 @@ def _labeled(payload: Payload, known: Known) -> Request | Ignored:
     names = {str(label.get("name", "")).lower() for label in issue.get("labels") or [] if isinstance(label, dict)}
     if known.trigger_label.lower() not in names:
         return Ignored("another label")
-    return _silent(payload, "labeled", issue)
+    # The payload states the rights of the issue's author, whoever put the label on.
+    own = _int(_dict(payload, "sender"), "id") == _int(_dict(issue, "user"), "id")
+    key = f"labeled:{_int(issue, 'id')}:{_str(issue, 'updated_at')}"  # two hooks describe one click with one moment
+    return _silent(payload, "labeled", issue, key, permission=_permission(payload) if own else None)
 
 
-def _silent(payload: Payload, kind: str, issue: Payload) -> Request:
-    """A request without words: the issue itself is the task. Two hooks describe one click with one `updated_at`."""
+def _silent(payload: Payload, kind: str, issue: Payload, key: str, *, permission: str | None) -> Request:
+    """A request without words: the issue itself is the task."""
     text = f"{_str(issue, 'title')}\n\n{_str(issue, 'body')}"
-    moment = _str(issue, "updated_at")
-    trigger = _trigger(payload, kind, _int(issue, "id"), text, issue, url=_str(issue, "html_url"), at=moment)
-    return Request(trigger, (Command(Verb.FIX),), f"{kind}:{_int(issue, 'id')}:{moment}")
+    trigger = _trigger(
+        payload,
+        kind,
+        _int(issue, "id"),
+        text,
+        issue,
+        url=_str(issue, "html_url"),
+        at=_str(issue, "updated_at"),
+        permission=permission,
+    )
+    return Request(trigger, (Command(Verb.FIX),), key)
 
 
 def _trigger(
@@ -190,7 +214,7 @@ def text_hash(text: str) -> str:
 
 
 def _permission(payload: Payload) -> str | None:
-    """The sender's own rights: Gitea states them truly for opened issues and for created or edited comments only."""
+    """The rights that the payload states: the sender's own for opened issues, comments and assignments, not elsewhere."""
     stated = _dict(payload, "repository").get("permissions")
     if not isinstance(stated, dict):
         return None

@@ -16,6 +16,7 @@ from app.types import Event, GateResult, Job, Step, StepStatus
 from app.voice_format import brief_duration, counts, duration, plural, verdict
 
 _LOOP = ("weaver.implement", "runner.commit", "inspector.policy")  # with the gates: one set per round
+_NEVER = 1_000_000  # beyond every order: a plan without a round
 _EFFECTS = {
     "reaction": "Reaction (eyes)",
     "comment.status": "Status comment",
@@ -82,27 +83,37 @@ class Round:
 # ---------------------------------------------------------------- the steps of a job
 
 
-def sections(steps: Sequence[Step], now: datetime, *, logged: frozenset[int] = frozenset(),
-             progress: Mapping[str, Any] | None = None, events: Sequence[Event] = ()) -> tuple[Section, ...]:
+def sections(
+    steps: Sequence[Step],
+    now: datetime,
+    *,
+    logged: frozenset[int] = frozenset(),
+    progress: Mapping[str, Any] | None = None,
+    events: Sequence[Event] = (),
+) -> tuple[Section, ...]:
     """The timeline: preparation, each round, delivery; every attempt of every step."""
     loop = [step.order for step in steps if step.name in _LOOP or step.name.startswith(GATE)]
-    start, end = min(loop, default=0), max(loop, default=0)
+    start, end = min(loop, default=_NEVER), max(loop, default=_NEVER)
 
     def section(step: Step) -> tuple[int, int]:
-        if step.order > end and loop:
+        if step.order > end:
             return 2, 0
         return (1, step.round) if step.order >= start or step.round > 1 else (0, 0)
 
     names = {0: "Preparation", 2: "Delivery"}
     ordered = sorted(steps, key=lambda step: (*section(step), step.order, step.name, step.attempt))
     return tuple(
-        Section(names.get(kind) or f"Round {number}",
-                tuple(_step(step, now, step.id in logged, progress, events) for step in members))
-        for (kind, number), members in groupby(ordered, key=section))
+        Section(
+            names.get(kind) or f"Round {number}",
+            tuple(_step(step, now, step.id in logged, progress, events) for step in members),
+        )
+        for (kind, number), members in groupby(ordered, key=section)
+    )
 
 
-def _step(step: Step, now: datetime, has_log: bool, progress: Mapping[str, Any] | None,
-          events: Sequence[Event]) -> StepView:
+def _step(
+    step: Step, now: datetime, has_log: bool, progress: Mapping[str, Any] | None, events: Sequence[Event]
+) -> StepView:
     running = step.status is StepStatus.RUNNING
     end = step.finished_at or (now if running else None)
     seconds = (end - step.started_at).total_seconds() if end and step.started_at else None
@@ -133,8 +144,12 @@ def _live(step: Step, progress: Mapping[str, Any] | None, events: Sequence[Event
         return None
     last = max((event.at for event in events if event.step == step.key), default=None)
     words = " ".join(str(progress[key]) for key in ("tool", "path") if progress.get(key))
-    return Live(flat(words, 200), _whole(progress.get("calls")), _whole(progress.get("tokens")),
-                max(0.0, (now - last).total_seconds()) if last else None)
+    return Live(
+        flat(words, 200),
+        _whole(progress.get("calls")),
+        _whole(progress.get("tokens")),
+        max(0.0, (now - last).total_seconds()) if last else None,
+    )
 
 
 def _whole(value: object) -> int:
@@ -149,8 +164,9 @@ def tool_calls(steps: Sequence[Step], progress: Mapping[str, Any] | None) -> int
 # ---------------------------------------------------------------- gates and effects
 
 
-def rounds(results: Sequence[tuple[int, GateResult]], steps: Sequence[Step],
-           logged: frozenset[int]) -> tuple[Round, ...]:
+def rounds(
+    results: Sequence[tuple[int, GateResult]], steps: Sequence[Step], logged: frozenset[int]
+) -> tuple[Round, ...]:
     """The receipts, newest round first."""
     by_name = {(step.round, step.name): step for step in sorted(steps, key=lambda step: step.attempt)}
     grouped: dict[int, list[Receipt]] = {}
@@ -158,11 +174,14 @@ def rounds(results: Sequence[tuple[int, GateResult]], steps: Sequence[Step],
         step = by_name.get((number, GATE + gate.name))
         log = step.key if step and step.id in logged else ""
         receipts = grouped.setdefault(number, [])
-        receipts.append(Receipt(gate, f"output-{number}-{len(receipts)}", _gate_tone(gate), tuple(_gate_facts(gate)),
-                                log))
+        receipts.append(
+            Receipt(gate, f"output-{number}-{len(receipts)}", _gate_tone(gate), tuple(_gate_facts(gate)), log)
+        )
     last = max(grouped, default=0)
-    return tuple(Round(number, number == last, _summary(grouped[number]), tuple(grouped[number]))
-                 for number in sorted(grouped, reverse=True))
+    return tuple(
+        Round(number, number == last, _summary(grouped[number]), tuple(grouped[number]))
+        for number in sorted(grouped, reverse=True)
+    )
 
 
 def _gate_tone(gate: GateResult) -> str:
@@ -194,8 +213,16 @@ def seen(snapshot: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """The snapshot with every part that the page names."""
     if snapshot is None:
         return None
-    return {"issue_title": "", "issue_body": "", "issue_author": "", "comments": [], "excluded": [], "hashes": {},
-            "agents_md": "", **snapshot}
+    return {
+        "issue_title": "",
+        "issue_body": "",
+        "issue_author": "",
+        "comments": [],
+        "excluded": [],
+        "hashes": {},
+        "agents_md": "",
+        **snapshot,
+    }
 
 
 def effect_label(kind: str) -> str:

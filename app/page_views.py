@@ -229,17 +229,28 @@ def why_queued(job: Job, running: Sequence[Job], queue: Sequence[Job]) -> str:
     return f"Waits for job {ahead[0].id}, which is before it in the same repository" if ahead else "Starts in a moment"
 
 
-def groups(running: Sequence[Job], queue: Sequence[Job], pending: Sequence[Job], waiting: Sequence[Job],
-           recent: Sequence[Job], steps: Mapping[int, tuple[Step, ...]], totals: Mapping[str, int],
-           now: datetime) -> tuple[Group, ...]:
+def groups(
+    running: Sequence[Job],
+    queue: Sequence[Job],
+    pending: Sequence[Job],
+    waiting: Sequence[Job],
+    recent: Sequence[Job],
+    steps: Mapping[int, tuple[Step, ...]],
+    totals: Mapping[str, int],
+    now: datetime,
+) -> tuple[Group, ...]:
     """The lists of the first page; a list without jobs is left out."""
 
     def lines(jobs: Sequence[Job], with_bar: bool = False) -> tuple[Line, ...]:
-        return tuple(Line(job, state(job, steps.get(job.id, ()), now),
-                          bar(steps.get(job.id, ())) if with_bar else None) for job in jobs)
+        return tuple(
+            Line(job, state(job, steps.get(job.id, ()), now), bar(steps.get(job.id, ())) if with_bar else None)
+            for job in jobs
+        )
 
-    places = tuple(Line(job, state(job, (), now, position=at, behind=why_queued(job, running, queue)), None)
-                   for at, job in enumerate(queue, 1))
+    places = tuple(
+        Line(job, state(job, (), now, position=at, behind=why_queued(job, running, queue)), None)
+        for at, job in enumerate(queue, 1)
+    )
     last = sorted(recent, key=lambda job: job.finished_at or job.created_at, reverse=True)
     found = (
         Group("ask", "Needs you", lines(waiting), totals.get("waiting", 0)),

@@ -154,6 +154,18 @@ def _gate_result(row: Mapping[str, Any]) -> GateResult:
     )
 
 
+def spent_today(repository_id: int | None = None) -> float:
+    """US dollars that the jobs of a repository, or of the whole server, cost within the last 24 hours."""
+    row = fetch_one(
+        "select coalesce(sum(cost_usd), 0) as usd from runner_jobs "
+        "where created_at > clock_timestamp() - interval '24 hours' "
+        "and (%s::bigint is null or repository_id = %s::bigint)",
+        repository_id,
+        repository_id,
+    )
+    return float(row["usd"]) if row else 0.0
+
+
 def server_gates(repository: str) -> tuple[GateSpec, ...]:
     rows = fetch("select * from quality_gates where enabled and scope in ('*', %s) order by id", repository)
     return tuple(

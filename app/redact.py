@@ -220,6 +220,7 @@ class Stream:
     """Redacts a text that comes in pieces: what could be the start of a secret is held back until more is known."""
 
     _LINE = 512  # an unfinished line is held back up to here
+    _CONTEXT = 64  # the word that announces a credential
     _OPEN = 4096  # and an unfinished word up to here; a token that is longer is masked before its end is known
 
     def __init__(self, redactor: Redactor) -> None:
@@ -262,8 +263,10 @@ class Stream:
             if end == key == len(text) and end - start > self._OPEN:
                 self._swallow = True
                 return end
+            if end == len(text):  # it may go on, and it may be one only for the word before it
+                return min(cut, max(0, start - self._CONTEXT))
             if start < cut < end:
-                return start if end == len(text) else end
+                return end
         return cut
 
 

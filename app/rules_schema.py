@@ -164,6 +164,8 @@ def later_features(sections: Sections, gates: tuple[Gate, ...], *place: str) -> 
         value = getattr(getattr(sections, table), key)
         if value in values:
             found.append(((*place, table, key), _not_yet(f'{table}.{key} = "{value}"')))
+    if sections.agent.model != "default":
+        found.append(((*place, "agent", "model"), _not_yet(f'agent.model = "{sections.agent.model}"')))
     for number, gate in enumerate(gates):
         if gate.type == "ci":
             found.append((("gates", number, "type"), _not_yet('A gate of type "ci"')))
@@ -219,6 +221,8 @@ class ServerConfig(Table):
 
     def _later(self) -> list[tuple[Loc, str]]:
         found = later_features(self.defaults, self.gates, "defaults")
+        if self.models:
+            found.append((("models",), _not_yet("[models]")))
         if self.sandbox.root is not None:
             found.append((("sandbox", "root"), _not_yet("sandbox.root")))
         return found

@@ -129,6 +129,7 @@ REASONS: Mapping[str, Reason] = _reasons(
     ("internal_error", _F, "A fault inside Mosaic stopped the job.", "Tell the operator the job number; then `@mosaic retry`."),
     ("cancelled_by_user", _X, "Someone asked to stop the job.", "`@mosaic retry` starts it again."),
     ("superseded", _X, "A newer request took the place of this job.", ""),
+    ("wrong_place", _F, "Mosaic works on issues, and on the open pull requests that it made itself.", "Mention Mosaic on an issue: it opens a pull request for it."),
     ("approval_expired", _F, "Nobody approved in time.", "`@mosaic retry` asks again."),
 )
 

@@ -20,6 +20,7 @@ from app.gitea_events import Ignored, Known, Malformed, Request, interpret
 from app.ledger import inbox
 from app.ledger.chain import transaction
 from app.queue import ring
+from app.stitcher.advance import take_label_off
 from app.stitcher.requests import acknowledge, same_click
 from app.strict_json import BadJson, parse_object
 from app.types import Command, Pool, Verb
@@ -83,6 +84,8 @@ def _unreadable(delivery_id: str, event: str, body: bytes, why: str) -> Response
 def _ignored(delivery_id: str, event: str, found: Ignored) -> ResponseReturnValue:
     with transaction():
         inbox.receive("gitea", delivery_id, dedup_key=None, event=event[:80], state="ignored", reason=found.reason)
+        if found.frees:
+            inbox.release("gitea", found.frees)
     return {"ignored": found.reason}, 202
 
 
@@ -116,8 +119,11 @@ def _submit(task: Command, found: Request, delivery: int) -> int | None:
     other = same_click(found.trigger)
     if other is not None:
         inbox.attach(delivery, other.id, "job", f"part of the click that made job {other.id}")
+        if found.trigger.kind == "labeled" and other.base_sha is not None:
+            trigger = found.trigger
+            take_label_off(other.id, trigger.kind, trigger.repository_id, trigger.repository, trigger.number)
         return other.id
-    job_id = stitcher.submit(found.trigger, trigger_key=f"gitea:{found.dedup_key}", instructions=task.text)
+    job_id = stitcher.submit(found.trigger, trigger_key=found.job_key, instructions=task.text)
     if job_id is not None:
         inbox.note_job(delivery, job_id)
     return job_id

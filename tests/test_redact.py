@@ -13,7 +13,7 @@ import urllib.parse
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.neutral import code, fenced, hidden, neutralise, plain, shortened
@@ -145,11 +145,13 @@ def test_a_secret_of_many_lines_is_found_line_by_line() -> None:
     assert "line-two" not in Redactor([secret]).text("x line-two-0123456789 y")
 
 
-@given(st.text(min_size=8, max_size=40), st.text(max_size=60), st.text(max_size=60))
+VISIBLE = st.characters(exclude_categories=("C", "Z", "M"))
+
+
+@settings(deadline=None)
+@given(st.text(VISIBLE, min_size=8, max_size=40), st.text(max_size=60), st.text(max_size=60))
 def test_no_registered_secret_comes_through(secret: str, before: str, after: str) -> None:
-    stripped = secret.strip()
-    if len(stripped) >= 8 and len("".join(stripped.split())) >= 8:
-        assert stripped not in Redactor([secret]).text(before + secret + after).replace(MASK, "\0")
+    assert secret not in Redactor([secret]).text(before + secret + after).replace(MASK, "\0")
 
 
 PIECES = st.lists(
@@ -165,13 +167,14 @@ PIECES = st.lists(
             "é",
             "x" * 300,
             base64.b64encode(RAW).decode(),
-            "token ",
+            " token ",
         ]
     ),
     max_size=30,
 )
 
 
+@settings(deadline=None)
 @given(PIECES, st.lists(st.integers(1, 40), min_size=1, max_size=40))
 def test_a_stream_shows_what_the_whole_text_would(pieces: list[str], sizes: list[int]) -> None:
     text, redactor = "".join(pieces), Redactor([SECRET])
@@ -261,6 +264,7 @@ def test_prose_keeps_its_form() -> None:
 MARKS = ["`", "``", "```", "\n", " ", "@alice", "|", "\\", "~~~", "<", "https://x.y", "#1", "$", "    ", "> ", "- "]
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(MARKS), max_size=25))
 def test_no_arrangement_of_marks_lets_a_mention_out(parts: list[str]) -> None:
     prose = visible_prose(neutralise("".join(parts)))

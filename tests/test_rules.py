@@ -309,17 +309,14 @@ def test_a_whole_server_file(tmp_path: Path) -> None:
     config = server(
         'repositories = ["*/*"]\n[defaults.limits]\nminutes = 30\n[ceilings.limits]\ncost_usd = 2\n[sandbox]\n'
         'read_only = ["/opt/x"]\npath = ["/opt/x/bin"]\ninsecure = true\n[budget]\ndaily = 100\n'
-        '[models]\n"acme/big-*" = "large"\n"acme/*" = "small"\n'
         '[[gates]]\nname = "license"\ncommand = "test -f LICENSE"\n',
         tmp_path,
     )
     assert config.sandbox.read_only == ("/opt/x",)
     assert (config.sandbox.path, config.sandbox.insecure, config.budget.daily) == (("/opt/x/bin",), True, 100.0)
-    names = ("acme/big-app", "acme/app", "other/app")
-    assert [config.model_for(name) for name in names] == ["large", "small", "default"]
     rules = effective(config, None, "acme/big-app")
-    assert (rules.agent.model, rules.limits.minutes, rules.limits.cost_usd) == ("large", 30, 2.0)
-    assert (rules.origins["agent.model"], rules.origins["limits.minutes"]) == ("server models", "server default")
+    assert (rules.limits.minutes, rules.limits.cost_usd) == (30, 2.0)
+    assert rules.origins["limits.minutes"] == "server default"
     assert rules.origins["limits.cost_usd"] == "server ceiling"
     assert [(gate.name, gate.source) for gate in rules.gates] == [("license", "server")]
 
@@ -589,12 +586,11 @@ def test_the_file_of_instructions_is_protected() -> None:
     assert "/docs/bot.md" in effective(PLAIN, parse_rules('[agent]\ninstructions = "docs/bot.md"\n', "x")).protect.paths
 
 
-def test_a_repository_chooses_only_among_the_models_that_are_offered(tmp_path: Path) -> None:
-    config = server('[models]\n"acme/app" = "small"\n"acme/lab" = "large"\n', tmp_path)
-    for wanted, model in {"large": "large", "huge": "small", "default": "small"}.items():
-        file = parse_rules(f'[agent]\nmodel = "{wanted}"\n', "x")
-        assert effective(config, file, "acme/app").agent.model == model
-    assert effective(PLAIN, parse_rules('[agent]\nmodel = "huge"\n', "x"), "acme/app").agent.model == "default"
+def test_a_choice_of_models_is_refused_until_the_engine_can_offer_one(tmp_path: Path) -> None:
+    with pytest.raises(ConfigInvalid, match=r"line 1: \[models\] is not available in this version"):
+        server('[models]\n"acme/app" = "small"\n', tmp_path)
+    with pytest.raises(ConfigInvalid, match=r'line 2: agent.model = "large" is not available'):
+        parse_rules('[agent]\nmodel = "large"\n', "x")
 
 
 def test_channels_are_those_the_server_lists() -> None:

@@ -97,3 +97,12 @@ def due_commands() -> list[int]:
 def note_job(delivery_id: int, job_id: int) -> None:
     """Remember which job a delivery made."""
     execute("update deliveries set job_id = %s where id = %s", job_id, delivery_id)
+
+
+def release(source: str, dedup_key: str) -> None:
+    """Let the same meaning count as a new one from now on: its delivery keeps the key with its own id."""
+    execute(
+        "update deliveries set dedup_key = dedup_key || ':' || id where source = %s and dedup_key = %s",
+        source,
+        dedup_key,
+    )

@@ -27,6 +27,7 @@ from app.stitcher.decide import (
 from app.stitcher.dispatch import dispatch, may_start, wake_repository
 from app.types import Done, Failed, GateResult, GateSpec, HandBack, JobStatus, LostLease, Pool, Result, Step, StepStatus
 
+CLICKS = ("opened", "assigned", "labeled")  # triggers that one click may raise together
 _MAX_MOVES = 50  # a job makes fewer than ten moves at a time; more means that `decide` runs in a circle
 
 
@@ -89,6 +90,7 @@ def _make(
                 steps.lay(job, [row for row in rows if row.gate], round=1)
                 jobs.move(job, JobStatus.QUEUED)
                 _plan_status_comment(job)
+                take_label_off(job.id, job["trigger"]["kind"], job["repository_id"], job["repository"], job["number"])
             case Again(spec, round, attempt):
                 steps.lay(job, [spec], round=round, attempt=attempt)
                 lay_again(job, spec.redo, round, rows, so_far)
@@ -139,6 +141,26 @@ def _plan_status_comment(job: Entry) -> None:
             {"repository_id": job["repository_id"], "number": job["number"]},
             job_id=job.id,
         )
+
+
+def take_label_off(job_id: int, kind: str, repository_id: int, repository: str, number: int | None) -> None:
+    """The label that starts a job is taken off as soon as the job is accepted: putting it on again asks again.
+
+    For every job that a click has started: the payload does not say which part of the click came first.
+    """
+    if number is None or kind not in CLICKS:
+        return
+    target = {
+        "repository_id": repository_id,
+        "repository": repository,
+        "number": number,
+        "label": queries.trigger_label(repository_id),
+    }
+    ring(
+        Pool.CONTROL,
+        "herald.deliver",
+        effects.plan(f"job:{job_id}:unlabel", "label.remove", target, job_id=job_id),
+    )
 
 
 def tell(job_id: int, *, at_once: bool = False) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 from app import queries
@@ -10,8 +11,10 @@ from app.ledger import chain, effects, jobs, slots, steps
 from app.ledger.chain import Entry
 from app.pipeline import plan
 from app.queue import ring
-from app.stitcher.advance import step_forward
+from app.stitcher.advance import CLICKS, step_forward
 from app.types import Job, Pool, Trigger
+
+CLICK_SECONDS = 10  # events that are no further apart may come from one click
 
 
 def submit(
@@ -110,12 +113,23 @@ def retry(
 
 
 def same_click(trigger: Trigger) -> Job | None:
-    """The open job of the same issue that another event of the same click has made already.
+    """The job of the same issue that another event of the same click has made already.
 
-    Opening an issue with an assignee and a label yields up to four deliveries, in any order.
+    Opening an issue with an assignee and a label yields up to four deliveries, in any order, some of them late: a job
+    that is still open counts, and one that was asked for within the same few seconds.
     """
-    if trigger.number is None or trigger.kind not in ("opened", "assigned", "labeled"):
+    if trigger.number is None or trigger.kind not in CLICKS:
         return None
     slots.lock_issue(trigger.repository_id, trigger.number)
-    others = queries.issue_jobs(trigger.repository_id, trigger.number, open_only=True)
-    return next((job for job in others if job.trigger.kind in ("opened", "assigned", "labeled")), None)
+    others = queries.issue_jobs(trigger.repository_id, trigger.number)
+    return next((job for job in others if job.trigger.kind in CLICKS and _together(job, trigger)), None)
+
+
+def _together(job: Job, trigger: Trigger) -> bool:
+    if not job.status.terminal:
+        return True
+    try:
+        apart = datetime.fromisoformat(trigger.at) - datetime.fromisoformat(job.trigger.at)
+        return abs(apart.total_seconds()) <= CLICK_SECONDS
+    except (TypeError, ValueError):
+        return False  # a moment that cannot be read or compared

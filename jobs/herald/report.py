@@ -25,14 +25,6 @@ def report(context: Context) -> Result:
             }
             closing = effects.plan_once(f"job:{job.id}:closing", "comment.closing", place, job_id=job.id)
             planned += [closing] if closing else []
-            if job.trigger.kind == "labeled" and job.base_sha is not None:
-                label = effects.plan_once(
-                    f"job:{job.id}:unlabel",
-                    "label.remove",
-                    {**place, "label": queries.trigger_label(job.repository_id)},
-                    job_id=job.id,
-                )
-                planned += [label] if label else []
     waiting = [
         effect["id"]
         for effect in queries.effects(job.id)

@@ -13,7 +13,7 @@ from app.clients.gitea_types import Repository
 from app.context import Clients, Context
 from app.guard_rails import allowed_actor
 from app.ledger import jobs
-from app.rules import RULES_FILES, Rules, effective, parse_rules
+from app.rules import RULES_FILES, Rules, effective, parse_rules, stricter
 from app.types import ConfigInvalid, Done, Failed, GateSpec, MosaicError, Result, Trigger
 from jobs.runner.branch import Branch, choose_branch
 from jobs.runner.evidence import verify
@@ -47,8 +47,7 @@ def admit(context: Context) -> Result:
     except Refuse as refusal:
         return Failed(refusal.code, str(refusal))
     except ConfigInvalid as error:
-        where = f"{error.source}, line {error.line}" if error.line else error.source
-        return Failed("config_invalid", f"{where}: {error}")
+        return Failed("config_invalid", str(error))
 
 
 def _admit(context: Context) -> Result:
@@ -62,11 +61,12 @@ def _admit(context: Context) -> Result:
     if job.trigger.kind == "cli":
         who = Authority("operator", "admin", job.trigger.actor, job.trigger.actor_id)
     _early(who)
-    why_not = verify(forge, repository.full_name, job.trigger, queries.self_id())
+    again = job.retry_of is not None
+    why_not = verify(forge, repository.full_name, job.trigger, queries.self_id(), again=again)
     if why_not:
         raise Refuse(why_not, code="not_found")
     git, base = _base(context, repository)
-    rules = _rules(context, git, base)
+    rules = _rules(context, git, base, repository.full_name)
     decision = allowed_actor(rules.who, who.login, who.permission)
     context.event(
         "authz.checked",
@@ -79,6 +79,7 @@ def _admit(context: Context) -> Result:
     )
     if who.source != "operator":
         _within(decision.allowed, decision.why, rules, job.requester_id, job.trigger)
+    _affordable(context, rules)
     gates = _gates(context, git, base, rules, repository.full_name)
     branch = choose_branch(context, forge, repository, rules.bot.branch_prefix)
     jobs.remember_repository(
@@ -151,15 +152,17 @@ def _base(context: Context, repository: Repository) -> tuple[Git, str]:
     return git, base
 
 
-def _rules(context: Context, git: Git, base: str) -> Rules:
-    """The effective rules, from the default branch and nowhere else."""
-    server = context.clients.server
+def _rules(context: Context, git: Git, base: str, repository: str) -> Rules:
+    """The effective rules, from the default branch and nowhere else; of a retry, the stricter of then and now."""
+    server, found = context.clients.server, None
     for path in RULES_FILES:
         raw = git.read(base, path, _RULES_LIMIT)
         if raw is not None:
-            text = raw.decode("utf-8", "replace")
-            return effective(server, parse_rules(text, path))
-    return effective(server, None)
+            found = parse_rules(raw.decode("utf-8", "replace"), path)
+            break
+    rules = effective(server, found, repository)
+    before = queries.rules(context.job.retry_of) if context.job.retry_of else None
+    return stricter(Rules.from_json(before), rules) if before else rules
 
 
 def _within(allowed: bool, why: str, rules: Rules, requester_id: int, trigger: Trigger) -> None:
@@ -173,6 +176,16 @@ def _within(allowed: bool, why: str, rules: Rules, requester_id: int, trigger: T
         raise Refuse(
             f"More than {rules.limits.per_user_hour} requests within an hour (`limits.per_user_hour`).", code="refused"
         )
+
+
+def _affordable(context: Context, rules: Rules) -> None:
+    """The daily budgets of the repository and of the server, over the last 24 hours."""
+    for name, limit, scope in (
+        ("limits.daily_cost_usd", rules.limits.daily_cost_usd, context.job.repository_id),
+        ("budget.daily", context.clients.server.budget.daily, None),
+    ):
+        if limit is not None and queries.spent_today(scope) >= limit:
+            raise Refuse(f"The budget of {limit:g} USD a day (`{name}`) is used up.", code="budget_exhausted")
 
 
 def _gates(context: Context, git: Git, base: str, rules: Rules, repository: str) -> tuple[GateSpec, ...]:

@@ -27,7 +27,7 @@ def choose_branch(context: Context, forge: GiteaClient, repository: Repository, 
     """
     job = context.job
     if job.trigger.is_pull and job.number is not None:
-        return _of_pull_request(job)
+        return _of_pull_request(job, forge, repository.full_name)
     stem = f"{prefix}issue-{job.number}" if job.number is not None else f"{prefix}job-{job.retry_of or job.id}"
     used = {one.branch: one.pull_request for one in reversed(_earlier(job)) if one.branch}
     for count in range(1, _MOST):
@@ -41,13 +41,13 @@ def choose_branch(context: Context, forge: GiteaClient, repository: Repository, 
 def _earlier(job: Job) -> tuple[Job, ...]:
     """Other jobs of the issue (or of the job that is retried), newest first."""
     if job.number is not None:
-        found = queries.issue_jobs(job.repository_id, job.number)
+        found = queries.issue_jobs(job.repository_id, job.number, limit=1000)
         return tuple(one for one in found if one.id != job.id and one.number == job.number)
     before = queries.job(job.retry_of) if job.retry_of else None
     return (before,) if before else ()
 
 
-def _of_pull_request(job: Job) -> Branch:
+def _of_pull_request(job: Job, forge: GiteaClient, repository: str) -> Branch:
     assert job.number is not None
     own = [
         one
@@ -55,7 +55,9 @@ def _of_pull_request(job: Job) -> Branch:
         if one.pull_request == job.number and one.branch
     ]
     if not own or own[0].branch is None:
-        raise MosaicError("Mosaic works on issues and on the pull requests that it opened itself.", code="refused")
+        raise MosaicError(f"Pull request #{job.number} is not one of Mosaic's.", code="wrong_place")
+    if not _open(forge, repository, job.number):
+        raise MosaicError(f"Pull request #{job.number} is closed.", code="wrong_place")
     return Branch(own[0].branch, job.number)
 
 

@@ -8,14 +8,19 @@ from app.gitea_events import text_hash
 from app.types import Trigger
 
 
-def verify(forge: GiteaClient, repository: str, trigger: Trigger, self_id: int | None) -> str:
-    """ "" when the forge confirms the request; otherwise one sentence that says what does not fit."""
+def verify(
+    forge: GiteaClient, repository: str, trigger: Trigger, self_id: int | None, *, again: bool = False
+) -> str:
+    """ "" when the forge confirms the request; otherwise one sentence that says what does not fit.
+
+    `again` = the job repeats one that was accepted before: its label is off by now, and the bot may be unassigned.
+    """
     if trigger.actor_id == self_id:
         return "Mosaic does not take requests from itself."
     if trigger.kind == "comment":
         return _comment(forge, repository, trigger, self_id)
     if trigger.number is not None and trigger.kind in ("opened", "assigned", "labeled"):
-        return _issue(forge, repository, trigger, self_id)
+        return _issue(forge, repository, trigger, self_id, again)
     return ""
 
 
@@ -30,14 +35,14 @@ def _comment(forge: GiteaClient, repository: str, trigger: Trigger, self_id: int
     return ""
 
 
-def _issue(forge: GiteaClient, repository: str, trigger: Trigger, self_id: int | None) -> str:
+def _issue(forge: GiteaClient, repository: str, trigger: Trigger, self_id: int | None, again: bool) -> str:
     assert trigger.number is not None
     issue = forge.issue(repository, trigger.number)
     if issue is None:
         return "The issue is gone."
-    if trigger.kind == "assigned" and self_id not in {user.id for user in issue.assignees}:
+    if trigger.kind == "assigned" and not again and self_id not in {user.id for user in issue.assignees}:
         return "The bot is not assigned to the issue any more."
-    if trigger.kind == "labeled":
+    if trigger.kind == "labeled" and not again:
         label = queries.trigger_label(trigger.repository_id).lower()
         if label not in {one.name.lower() for one in issue.labels}:
             return "The label is gone from the issue."

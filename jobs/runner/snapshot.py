@@ -8,7 +8,7 @@ from datetime import datetime
 from functools import cache
 from typing import Any
 
-from app import authority
+from app import authority, queries
 from app.clients.gitea_types import Comment
 from app.context import Context
 from app.gitea_events import text_hash
@@ -64,7 +64,7 @@ def _comments(context: Context, body: dict[str, Any]) -> None:
     job, trigger = context.job, context.job.trigger
     assert job.number is not None
     asked = _moment(trigger.at)
-    may = _trusted(context)
+    may, self_id = _trusted(context), queries.self_id()
     for comment in context.forge.comments(job.repository, job.number):
         if trigger.kind == "comment" and comment.id == trigger.object_id:
             continue  # the request itself: the agent gets it as the task
@@ -73,6 +73,8 @@ def _comments(context: Context, body: dict[str, Any]) -> None:
             why = "its author may not give Mosaic work"
         if not why and len(body["comments"]) >= MAX_COMMENTS:
             why = f"more than {MAX_COMMENTS} comments"
+        if comment.user.id == self_id:
+            continue  # what Mosaic said itself may quote a gate's output: it instructs nobody
         digest = text_hash(comment.body)
         body["hashes"][f"comment-{comment.id}"] = digest
         if why:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import shutil
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from app import authority, queries
 from app.clients.git import Git
@@ -77,11 +78,14 @@ def commit(context: Context) -> Result:
     before = context.output_of("runner.commit")
     agent = context.output_of("weaver.implement")
     login = job.trigger.actor
+    noreply = f"noreply.{urlsplit(context.settings.gitea_url).hostname}"
     found = git.commit(
         context.paths.worktree(job.id, made["fence"]),
         context.paths.index(job.id, made["fence"]),
         made["start"],
-        commit_message(job, summary(agent.get("text", ""), job)),
+        commit_message(
+            job, summary(agent.get("text", ""), job), noreply=noreply, skip_ci=context.rules.bot.ci != "run"
+        ),
         ("Mosaic", _BOT_EMAIL),
         ("Mosaic", _BOT_EMAIL),
         job.created_at,

@@ -142,7 +142,10 @@ class Mosaic:
         for child in children:
             with suppress(OSError):
                 words = Path(f"/proc/{child}/cmdline").read_bytes().decode().split("\0")
-                if words[-2:-1] == [role] or (role == "engine" and "openclaw" in " ".join(words)):
+                line = " ".join(words)
+                if words[-2:-1] == [role] or (role == "engine" and "openclaw" in line):
+                    return int(child)
+                if role == "web" and "app.web:create_app()" in line:
                     return int(child)
         raise LookupError(f"no process of role {role} runs")
 

@@ -98,6 +98,14 @@ class RealGateway:
                 raise RuntimeError(f"the gateway did not become ready (exit {self.process}):\n{tail}")
             time.sleep(0.1)
 
+    def wait_for_log(self, text: str) -> None:
+        """Wait until the gateway has logged a text; RuntimeError when it does not."""
+        until = time.monotonic() + START_LIMIT
+        while text not in self.log.read_text(errors="replace"):
+            if time.monotonic() > until:
+                raise RuntimeError(f"the gateway did not log {text!r}")
+            time.sleep(0.1)
+
     def stop(self) -> None:
         """End it politely, then by force: with a run under way it would wait for minutes."""
         if self.process is None:
