@@ -43,10 +43,17 @@ class Clients:
     def paths(self) -> Paths:
         return Paths(self.settings.data_dir)
 
-    def git(self, repository_id: int, clone_url: str | None = None, token: str = "") -> Git:
-        """Mosaic's own mirror of a repository; reaches the forge only when a URL is given."""
-        credential = Credential("mosaic", token) if token else None
-        return Git(self.paths.mirror(repository_id), clone_url, credential)
+    def git(self, repository_id: int) -> Git:
+        """Mosaic's own mirror of a repository; it cannot reach the forge."""
+        return Git(self.paths.mirror(repository_id), None)
+
+    def forge_git(self, repository_id: int, full_name: str, *, push: bool = False) -> Git:
+        """The mirror, with the way to the forge: the configured address and a name, never an address from a message."""
+        settings = self.settings
+        token = (settings.gitea_push_token if push else "") or settings.gitea_token
+        bundle = str(settings.ca_bundle) if settings.ca_bundle else None
+        url = f"{settings.gitea_url.rstrip('/')}/{full_name}.git"
+        return Git(self.paths.mirror(repository_id), url, Credential("mosaic", token), ca_bundle=bundle)
 
 
 @dataclass

@@ -214,7 +214,7 @@ def text_hash(text: str) -> str:
 
 
 def _permission(payload: Payload) -> str | None:
-    """The rights that the payload states: the sender's own for opened issues, comments and assignments, not elsewhere."""
+    """The rights that the payload states: the sender's own for opened issues, comments and assignments only."""
     stated = _dict(payload, "repository").get("permissions")
     if not isinstance(stated, dict):
         return None

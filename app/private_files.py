@@ -28,6 +28,19 @@ def is_private(folder: Path, uid: int) -> bool:
     return False
 
 
+def below(root: Path, name: str) -> Path | None:
+    """The file or directory `name` below `root`; None when it is missing or a symbolic link stands anywhere on the way.
+
+    For trees that foreign code has written: a link there may point at anything of ours.
+    """
+    at = root
+    for part in Path(name).parts:
+        at = at / part
+        if part in ("..", "/") or at.is_symlink():
+            return None
+    return at if at != root and (at.is_dir() or at.is_file()) else None
+
+
 def write_private(path: Path, text: str, account: Account | None = None) -> None:
     """Write a 0600 file that is on the disk when this returns."""
     path.unlink(missing_ok=True)

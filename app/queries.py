@@ -247,11 +247,11 @@ def issue_jobs(repository_id: int, number: int, *, open_only: bool = False, limi
 
 
 def queue_position(job_id: int) -> int | None:
-    """1 = next; None when the job does not wait."""
+    """The job's place among those of its repository: 1 = next; None when the job does not wait."""
     row = fetch_one(
         "select count(*) filter (where o.priority > j.priority or (o.priority = j.priority and o.id <= j.id)) "
         "as position, max(j.status) as status from runner_jobs j join runner_jobs o on o.status = 'queued' "
-        "where j.id = %s and j.status = 'queued' group by j.id",
+        "and o.repository_id = j.repository_id where j.id = %s and j.status = 'queued' group by j.id",
         job_id,
     )
     return int(row["position"]) if row else None
@@ -306,6 +306,17 @@ def recent_requests(requester_id: int, hours: float = 1.0) -> int:
         "select count(*) as n from runner_jobs where requester_id = %s "
         "and created_at > clock_timestamp() - %s * interval '1 hour'",
         requester_id,
+        hours,
+    )
+    return int(row["n"]) if row else 0
+
+
+def recent_commands(actor_id: int, hours: float = 1.0) -> int:
+    """How many deliveries with control commands of a person were accepted within the last hours."""
+    row = fetch_one(
+        "select count(*) as n from deliveries where state in ('command', 'answered') "
+        "and (trigger ->> 'actor_id')::bigint = %s and received_at > clock_timestamp() - %s * interval '1 hour'",
+        actor_id,
         hours,
     )
     return int(row["n"]) if row else 0

@@ -17,6 +17,8 @@ import urllib.parse
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from app.token_shapes import open_key, shapes
+
 MASK = "[redacted]"
 SHORTEST = 8  # a shorter secret would mask ordinary words
 _LONG = 256  # longer secrets (keys, certificates) get no variants that multiply their length
@@ -26,30 +28,7 @@ _LOWER = str.maketrans("ABCDEFGHIJKLMNOPQRSTUVWXYZ", "abcdefghijklmnopqrstuvwxyz
 _GAP = re.compile(
     r"[\s\u00ad\u034f\u061c\u180b-\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff\U000e0000-\U000e0fff]+"
 )
-# Shapes of well-known tokens. Repeats are possessive and a start is guarded where a failed try could be a long one, so
-# that the time stays linear. A percent-encoded character may stand before a token.
-_START = r"(?:(?<![A-Za-z0-9_-])|(?<=%[0-9A-Fa-f]{2}))"
-_TOKEN = re.compile(
-    r"(?:gta|gtr|gho|ghp|ghu|ghs|ghr)_[A-Za-z0-9]{20,}+[A-Za-z0-9_]*+"
-    r"|(?:sk_live|sk_test|rk_live|npm|hf)_[A-Za-z0-9]{20,}+[A-Za-z0-9_]*+"
-    r"|mos_[A-Za-z0-9_-]{32,}+"
-    r"|whsec_[A-Za-z0-9+/=]{16,}+"
-    r"|github_pat_[A-Za-z0-9_]{20,}+"
-    rf"|{_START}(?:sk|glpat|gldt|pypi|xox[abeprs]|xapp)-[A-Za-z0-9_-]{{16,}}+"
-    r"|(?:AKIA|ASIA)[A-Z0-9]{16}(?![A-Za-z0-9])"
-    r"|AIza[A-Za-z0-9_-]{35}"
-    rf"|{_START}eyJ[A-Za-z0-9_-]{{8,}}+\.[A-Za-z0-9_-]{{8,}}+(?:\.[A-Za-z0-9_-]*+)?"
-)
-# A value after a word that announces a credential.
-_ANNOUNCED = re.compile(
-    r"(?i)\b(?:authorization|x-api-key|private-token)[\"']?[ \t]*+[:=][ \t]*+[\"']?(?:(?:bearer|basic|token)[ \t]++)?"
-    r"(?P<value>[a-z0-9._~+/=-]{8,}+)"
-    r"|\bbearer[ \t]++(?P<bearer>[a-z0-9._~+/=-]{16,}+)"
-    r"|\btoken[ \t]++(?P<token>[a-z0-9]{32,}+)"
-)
-_USER_INFO = re.compile(r"://([^\s/@]{1,512}+)@")
-_KEY_BEGIN, _KEY_END = "-----BEGIN ", "-----END "
-_KEY_REACH = 16_384  # characters of a private key without an end that are masked
+_TOKEN_CHARACTERS = re.compile(r"[A-Za-z0-9._~+/=-]*+")
 
 Spans = list[tuple[int, int]]
 
@@ -129,7 +108,7 @@ class Redactor:
 
     def spans(self, text: str) -> Spans:
         """Where secrets stand: sorted, not overlapping."""
-        return _joined([*self._registered(text), *_shapes(text)])
+        return _joined([*self._registered(text), *shapes(text)])
 
     def _registered(self, text: str) -> Iterator[tuple[int, int]]:
         if not self.reach:
@@ -170,33 +149,6 @@ def _all(text: str, needles: Iterable[str]) -> Iterator[tuple[int, int]]:
             at = text.find(needle, at + len(needle))
 
 
-def _shapes(text: str) -> Iterator[tuple[int, int]]:
-    """Tokens known by their looks, credentials in addresses and headers, private keys."""
-    yield from (match.span() for match in _TOKEN.finditer(text))
-    for match in _USER_INFO.finditer(text):
-        if ":" in match[1] or len(match[1]) >= 16:
-            yield match.span(1)
-    for match in _ANNOUNCED.finditer(text):
-        yield match.span(match.lastgroup or 0)
-    yield from _private_keys(text)
-
-
-def _private_keys(text: str) -> Iterator[tuple[int, int]]:
-    at = text.find(_KEY_BEGIN)
-    while at >= 0:
-        stop = at + len(_KEY_BEGIN)
-        if "PRIVATE KEY" in text[at : at + 64]:
-            end = text.find(_KEY_END, at)
-            stop = min(at + _KEY_REACH, len(text)) if end < 0 else _end_of_line(text, end)
-            yield at, stop
-        at = text.find(_KEY_BEGIN, stop)
-
-
-def _end_of_line(text: str, at: int) -> int:
-    newline = text.find("\n", at, at + 64)
-    return newline if newline >= 0 else min(at + 64, len(text))
-
-
 def _joined(spans: Spans) -> Spans:
     joined: Spans = []
     for start, end in sorted(spans):
@@ -217,57 +169,73 @@ def _masked(text: str, spans: Spans) -> str:
 
 
 class Stream:
-    """Redacts a text that comes in pieces: what could be the start of a secret is held back until more is known."""
+    """Redacts a text that comes in pieces: what could be the start of a secret is held back until more is known.
+
+    Some of what was shown is kept as context, since what follows may be a secret only because of it.
+    """
 
     _LINE = 512  # an unfinished line is held back up to here
-    _CONTEXT = 64  # the word that announces a credential
-    _OPEN = 4096  # and an unfinished word up to here; a token that is longer is masked before its end is known
+    _OPEN = 4096  # and an unfinished word or secret up to here; beyond, it is masked before its end is known
 
     def __init__(self, redactor: Redactor) -> None:
         self._redactor = redactor
-        self._held = ""
-        self._swallow = False  # in the rest of such a token
+        self._context = max(self._LINE, 8 * redactor.reach)
+        self._text = ""
+        self._shown = 0  # characters of it that are out
+        self._masked = 0  # those up to here are out as a mask, if this is where `_shown` is
+        self._open = False  # the text begins within a long token whose start is forgotten
 
     def feed(self, piece: str) -> str:
         """What may be shown now of all that came so far."""
-        self._held += self._swallowed(piece)
-        spans = self._redactor.spans(self._held)
-        cut = self._decided(spans)
-        shown = _masked(self._held[:cut], [span for span in spans if span[0] < cut])
-        self._held = self._held[cut:]
-        return shown
+        self._text += piece
+        spans = self._spans()
+        return self._show(self._decided(spans), spans)
 
     def close(self) -> str:
         """The rest."""
-        rest, self._held = self._redactor.text(self._held), ""
-        return rest
+        return self._show(len(self._text), self._spans())
 
-    def _swallowed(self, piece: str) -> str:
-        if not self._swallow:
-            return piece
-        rest = piece.lstrip("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._~+/=-")
-        self._swallow = not rest
-        return rest
+    def _spans(self) -> Spans:
+        spans = self._redactor.spans(self._text)
+        rest = _TOKEN_CHARACTERS.match(self._text) if self._open else None
+        return _joined([*spans, rest.span()]) if rest else spans
 
     def _decided(self, spans: Spans) -> int:
-        """How much of what is held may go: nothing before it changes whatever comes."""
-        text = self._held
-        key = _open_key(text)
+        """How far the text may go out: nothing before it changes whatever comes."""
+        text = self._text
         cut = min(
-            key,
+            open_key(text),
             _visible_from_end(text, self._redactor.reach),
             _after_last(text, "\n", self._LINE),
             _after_last(text, " \t\n", self._OPEN),
         )
         for start, end in spans:
-            if end == key == len(text) and end - start > self._OPEN:
-                self._swallow = True
-                return end
-            if end == len(text):  # it may go on, and it may be one only for the word before it
-                return min(cut, max(0, start - self._CONTEXT))
-            if start < cut < end:
-                return end
-        return cut
+            if start < cut < end and cut - max(start, self._shown) <= self._OPEN:
+                cut = start
+        return max(cut, self._shown)
+
+    def _show(self, cut: int, spans: Spans) -> str:
+        parts: list[str] = []
+        at = self._shown
+        for start, end in spans:
+            if end <= at or start >= cut:
+                continue
+            parts.append(self._text[at : max(at, start)])
+            if start >= self._shown or self._masked < self._shown:
+                parts.append(MASK)
+            at = self._masked = min(end, cut)
+        parts.append(self._text[at:cut])
+        self._shown = cut
+        self._forget(spans)
+        return "".join(parts)
+
+    def _forget(self, spans: Spans) -> None:
+        drop = self._shown - self._context
+        if drop > 0:
+            self._open = any(start < drop and self._shown <= end for start, end in spans)
+            self._text = self._text[drop:]
+            self._shown -= drop
+            self._masked -= drop
 
 
 def _visible_from_end(text: str, wanted: int) -> int:
@@ -283,15 +251,3 @@ def _after_last(text: str, chars: str, limit: int) -> int:
     """Where what follows the last of `chars` begins, at most `limit` from the end."""
     at = max(0, len(text) - limit)
     return max(at, *(text.rfind(char, at) + 1 for char in chars))
-
-
-def _open_key(text: str) -> int:
-    """Where a private key begins whose end has not come yet."""
-    at = text.rfind(_KEY_BEGIN)
-    unfinished = at >= 0 and len(text) - at < _KEY_REACH
-    return at if unfinished and _end_of_key(text, at) is None else len(text)
-
-
-def _end_of_key(text: str, at: int) -> int | None:
-    end = text.find(_KEY_END, at)
-    return None if end < 0 or "\n" not in text[end:] else end

@@ -157,6 +157,11 @@ def _ceiling(key: str, server: ServerConfig) -> tuple[Any, str]:
     return (ceiling if default is None else widen(key, ceiling, default)), "built-in ceiling"
 
 
+def most_requests(server: ServerConfig) -> int:
+    """How many requests an hour of one person this server looks at, whatever any repository allows."""
+    return int(_ceiling("limits.per_user_hour", server)[0])
+
+
 def _model(server: ServerConfig, repository: RepositoryRules | None, full_name: str) -> tuple[str, str]:
     """The model: fixed by the ceiling, or asked for and offered by the server, or the server's for this repository."""
     fixed, default = _said(server.ceilings, "agent.model"), _said(server.defaults, "agent.model") or "default"

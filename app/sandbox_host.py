@@ -126,6 +126,7 @@ def cgroups(limits: Limits) -> Iterator[tuple[Path, ...]]:
     made: list[Path] = []
     try:
         for parent, settings in _controllers(limits):
+            _sweep(parent)
             group = _made(parent, settings)
             if group is not None:
                 made.append(group)
@@ -173,6 +174,13 @@ def _write(path: Path, value: str) -> bool:
     except OSError:
         return False
     return True
+
+
+def _sweep(parent: Path) -> None:
+    """Remove the groups of workers that were killed; the kernel keeps those that still hold a process."""
+    for group in parent.glob("mosaic-*-*"):
+        if not Path("/proc", group.name.split("-")[1]).exists():
+            _remove(group)
 
 
 def _remove(group: Path) -> None:

@@ -48,6 +48,10 @@ _GATE = "inspector.gate."
 _AGENT = "weaver."
 _LOOP = ("weaver.implement", "runner.commit", "inspector.policy")  # with the gates: one set per round
 _HOUSEKEEPING = ("herald.report", "runner.cleanup")  # shown only when they fail
+_WAITS = {  # what a step that was handed back waits for
+    "engine_unavailable": "waits for the agent engine; Mosaic tries again by itself",
+    "forge_unavailable": "waits for Gitea; Mosaic tries again by itself",
+}
 
 
 def status_comment(
@@ -142,6 +146,8 @@ def _row(step: Step, rounds: int, progress: Mapping[str, Any]) -> str:
         text += f" · attempt {step.attempt}"
     if step.status is StepStatus.RUNNING and step.name.startswith(_AGENT):
         return text + _live(progress)
+    if step.status is StepStatus.PENDING and step.faults and step.reason in _WAITS:
+        return f"{text}: {_WAITS[step.reason]}"
     if step.status in (StepStatus.FAILED, StepStatus.SKIPPED) and step.detail:
         return f"{text}: {said(step.detail, 160)}"
     return text

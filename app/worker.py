@@ -69,10 +69,19 @@ class Worker:
     def drain(self) -> None:
         """Take nothing new; what can be interrupted is handed back, what cannot goes on with its lease renewed."""
         self.draining = True
+        threading.Thread(target=self._say_draining, name="drain", daemon=True).start()
         with self._mutex:
             for held in self._held.values():
                 if held.interruptible:
                     held.end("drain")
+
+    def _say_draining(self) -> None:
+        """Off the books, so that no bell rings for our slots. On a thread of its own: `drain` is a signal handler."""
+        try:
+            with db.connection_context():
+                workers.drain(self.id)
+        except Exception:
+            log.exception("worker %s could not say that it stops; its bells are rung again elsewhere", self.id)
 
     def stop(self) -> None:
         self._over.set()

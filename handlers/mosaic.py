@@ -9,6 +9,7 @@ import hashlib
 import hmac
 import logging
 import re
+from functools import cache
 from typing import Any
 
 from flask import Request as HttpRequest
@@ -20,13 +21,15 @@ from app.gitea_events import Ignored, Known, Malformed, Request, interpret
 from app.ledger import inbox
 from app.ledger.chain import transaction
 from app.queue import ring
+from app.rules import ServerConfig, most_requests
 from app.stitcher.advance import take_label_off
 from app.stitcher.requests import acknowledge, same_click
 from app.strict_json import BadJson, parse_object
-from app.types import Command, Pool, Verb
+from app.types import Command, ConfigInvalid, Pool, Verb
 
 log = logging.getLogger("mosaic.receiver")
 _DELIVERY = re.compile(r"[0-9A-Za-z-]{8,80}")
+_MOST_COMMANDS = 10  # of one text that are answered
 _HEX = re.compile(r"[0-9a-f]{64}")
 
 
@@ -47,6 +50,8 @@ def receive(request: HttpRequest) -> ResponseReturnValue:
         return _unreadable(delivery_id, event, body, str(error))
     if isinstance(found, Ignored):
         return _ignored(delivery_id, event, found)
+    if _floods(found.trigger.actor_id):
+        return _ignored(delivery_id, event, Ignored("too many requests of this person within an hour"))
     return _accepted(delivery_id, event, body, found)
 
 
@@ -73,6 +78,22 @@ def _known(payload: dict[str, Any]) -> Known:
     return Known(queries.self_id(), queries.self_login() or "mosaic", label)
 
 
+@cache
+def _most_requests() -> int:
+    """Read once; a file that is faulty by now must not cost a delivery: the consumers say what is wrong with it."""
+    try:
+        return most_requests(ServerConfig.load(settings().config_path))
+    except ConfigInvalid as error:
+        log.error("%s", error)
+        return most_requests(ServerConfig())
+
+
+def _floods(actor_id: int) -> bool:
+    """Whether a person asks so much that even refusals would be spam: beyond this nothing is answered."""
+    most = _most_requests()
+    return queries.recent_requests(actor_id) > most or queries.recent_commands(actor_id) > most
+
+
 def _unreadable(delivery_id: str, event: str, body: bytes, why: str) -> ResponseReturnValue:
     """Signed by Gitea but not what Gitea sends: kept for the operator, refused."""
     with transaction():
@@ -94,7 +115,7 @@ def _accepted(delivery_id: str, event: str, body: bytes, found: Request) -> Resp
     task = next(
         (command for command in found.commands if isinstance(command, Command) and command.verb is Verb.FIX), None
     )
-    others = [command for command in found.commands if command is not task]
+    others = list(dict.fromkeys(command for command in found.commands if command is not task))[:_MOST_COMMANDS]
     with transaction():
         stored = inbox.receive(
             "gitea",

@@ -78,7 +78,7 @@ def is_local(request: Request) -> bool:
     host = urlsplit(f"//{request.host}").hostname or ""
     return (
         is_loopback(request.remote_addr or "")
-        
+        and is_loopback(host)
         and not any(name in request.headers for name in _FORWARDED)
         and request.environ.get("SERVER_PROTOCOL") != "HTTP/1.0"
     )
@@ -116,7 +116,7 @@ def index(request: Request) -> ResponseReturnValue:
 @edge
 def job(request: Request, job_id: int) -> ResponseReturnValue:
     """`GET /jobs/N`: everything that is known about one job; 404 when there is none."""
-    found = _job(job_id)
+    found = queries.job(job_id)
     return _missing(job_id) if found is None else _html("job.html", **_view(found))
 
 
@@ -124,7 +124,7 @@ def job(request: Request, job_id: int) -> ResponseReturnValue:
 @edge
 def live(request: Request, job_id: int) -> ResponseReturnValue:
     """`GET /jobs/N/live`: the part of that page that changes, as an HTML fragment."""
-    found = _job(job_id)
+    found = queries.job(job_id)
     if found is None:
         raise Refusal(404, "not_found", f"There is no job {job_id}.")
     return _html("job_live.html", **_view(found))
@@ -134,20 +134,11 @@ def live(request: Request, job_id: int) -> ResponseReturnValue:
 @edge
 def log(request: Request, job_id: int, step: str) -> ResponseReturnValue:
     """`GET /jobs/N/steps/<name>@<round>.<attempt>/log`: what the step wrote, as plain text."""
-    found = next((each for each in queries.steps(job_id) if each.key == step), None) if _fits(job_id) else None
+    found = next((each for each in queries.steps(job_id) if each.key == step), None)
     if found is None:
         raise Refusal(404, "not_found", "There is no such step in this job.")
     text = plain(queries.log(found.id, LOG_LIMIT)) or "This step has written nothing.\n"
     return Response(text, headers=_HEADERS, content_type="text/plain; charset=utf-8")
-
-
-def _fits(job_id: int) -> bool:
-    """Whether the number can be an id at all."""
-    return 0 < job_id < 2**63
-
-
-def _job(job_id: int) -> Job | None:
-    return queries.job(job_id) if _fits(job_id) else None
 
 
 def _view(job: Job) -> dict[str, Any]:

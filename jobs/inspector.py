@@ -12,6 +12,7 @@ from app.clients.git import Git
 from app.context import Context
 from app.gate_sections import SECTIONED
 from app.path_patterns import matches
+from app.private_files import below
 from app.types import Cancelled, Change, Done, Failed, Finding, GateSpec, Result
 from app.workbench import clean_checkout, run_command
 
@@ -97,7 +98,8 @@ def _prepared(context: Context) -> dict[str, Path]:
     if not key:
         return {}
     out = context.paths.setup_cache(key) / "out"
-    return {name: out / name for name in context.rules.setup.outputs if (out / name).exists()}
+    found = ((name, below(out, name)) for name in context.rules.setup.outputs)
+    return {name: path for name, path in found if path is not None}
 
 
 def read_report(work: Path, name: str) -> bytes | None:

@@ -48,6 +48,7 @@ BACKOFF_SECONDS = (1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0)
 # Tasks beside the steps: (pool, name) → the function that takes the row's id.
 ERRANDS = (
     (Pool.CONTROL, "stitcher.advance", "app.stitcher:advance"),
+    (Pool.CONTROL, "stitcher.tell", "app.stitcher:tell"),
     (Pool.CONTROL, "herald.deliver", "jobs.herald:deliver"),
     (Pool.CONTROL, "runner.obey", "jobs.runner:obey"),
 )
@@ -68,6 +69,8 @@ def step_targets(pool: Pool) -> dict[str, tuple[str, StepSpec | None]]:
 
 def perform(step_id: int, work: Work, clients: Clients, redo: tuple[str, ...] = ()) -> None:
     """Claim the step, do its work, record what came of it."""
+    if clients.worker.draining:
+        return  # another consumer takes it: the sweep rings again
     row = steps.claim(step_id, clients.worker.id, clients.worker.host)
     if row is None:
         return  # taken by somebody else, cancelled, or not due: the bell was late

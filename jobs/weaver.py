@@ -24,8 +24,9 @@ def implement(context: Context) -> Result:
     """One turn of the agent on the worktree; later rounds go on in the same conversation while it has room."""
     engine = context.clients.engine
     assert engine is not None
-    if not _quiet(context, engine):
-        return HandBack("engine_unavailable", "An earlier turn of this job could not be stopped.", BACKOFF[1])
+    unrest = _unrest(context, engine)
+    if unrest:
+        return HandBack("engine_unavailable", unrest, _pause(context.row["faults"]))
     session, goes_on = _conversation(context)
     spec = RunSpec(
         run_id=f"mosaic-{context.job.id}-{context.row['id']}-{context.row['fence']}",
@@ -43,7 +44,7 @@ def implement(context: Context) -> Result:
     watch = Watch(context)
     ran = engine.run(spec, watch, context.cancelled)
     context.tokens(ran.usage)
-    return judge(context, ran, session)
+    return judge(ran, session, context.row["faults"])
 
 
 def _cost_left(context: Context) -> float | None:
@@ -51,8 +52,8 @@ def _cost_left(context: Context) -> float | None:
     return max(0.0001, limit - context.job.cost_usd) if limit else None
 
 
-def judge(context: Context, ran: RunResult, session: str) -> Result:
-    """A turn's outcome as the result of the step."""
+def judge(ran: RunResult, session: str, faults: int) -> Result:
+    """A turn's outcome as the result of the step; `faults` = how often the step was handed back before."""
     dirty = FRESH if ran.tool_calls or ran.outcome == "lost" else ()
     match ran.outcome:
         case "completed":
@@ -71,7 +72,7 @@ def judge(context: Context, ran: RunResult, session: str) -> Result:
         case "timed_out" | "stalled" | "budget_exhausted":
             return Failed(ran.outcome, ran.error)
         case "engine_unavailable" | "lost":
-            wait = ran.retry_after or BACKOFF[min(context.row["faults"], len(BACKOFF) - 1)]
+            wait = ran.retry_after or _pause(faults)
             return HandBack("engine_unavailable", ran.error or "The engine dropped the connection.", wait, dirty)
         case "rejected":
             return Failed("engine_rejected", ran.error)
@@ -79,6 +80,11 @@ def judge(context: Context, ran: RunResult, session: str) -> Result:
             return Failed(
                 "agent_failed", ran.error or f"The agent stopped with {ran.stop_reason or 'an error'}.", retryable=True
             )
+
+
+def _pause(faults: int) -> float:
+    """Seconds until a step that was handed back is tried again."""
+    return BACKOFF[min(faults, len(BACKOFF) - 1)]
 
 
 # ---------------------------------------------------------------- the conversation
@@ -99,21 +105,28 @@ def _conversation(context: Context) -> tuple[str, bool]:
     return f"{session}-{context.step.round}", False
 
 
-def _quiet(context: Context, engine: OpenClaw) -> bool:
-    """After a lost owner: make sure that no earlier turn of this job still runs. OpenClaw resumes turns by itself."""
+def _unrest(context: Context, engine: OpenClaw) -> str:
+    """After a lost owner: why it is not sure that no earlier turn of this job still runs; "" when none does.
+
+    OpenClaw resumes turns by itself after a crash.
+    """
     if not (context.row["crashes"] or context.row["faults"] or context.row["attempt"] > 1):
-        return True
+        return ""
+    health = engine.health()
+    if not health.ok:
+        return health.detail
+    quiet = all(engine.settle(session_key("write", name), SETTLE_SECONDS) for name in _earlier_sessions(context))
+    return "" if quiet else "An earlier turn of this job could not be stopped."
+
+
+def _earlier_sessions(context: Context) -> list[str]:
     fences = [
         step.output["fence"]
         for step in queries.steps(context.job.id)
         if step.name == "runner.checkout" and "fence" in step.output
     ]
-    names = [
-        f"{context.job.id}-{fence}{end}"
-        for fence in fences
-        for end in ("", *(f"-{round}" for round in range(2, context.step.round + 1)))
-    ]
-    return all(engine.settle(session_key("write", name), SETTLE_SECONDS) for name in names)
+    rounds = ("", *(f"-{round}" for round in range(2, context.step.round + 1)))
+    return [f"{context.job.id}-{fence}{end}" for fence in fences for end in rounds]
 
 
 def _prompt(context: Context, goes_on: bool) -> str:

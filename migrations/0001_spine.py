@@ -79,6 +79,7 @@ create table runner_jobs (
     check ((finished_at is not null) = (status in ('completed','failed','cancelled')))
 );
 create index runner_jobs_open on runner_jobs (repository_id, number) where finished_at is null;
+create index runner_jobs_person on runner_jobs (requester_id, created_at);
 create index runner_jobs_issue on runner_jobs (repository_id, number, id desc);
 -- Two jobs never work on one branch at the same time, whatever the code above believes.
 create unique index runner_jobs_branch on runner_jobs (repository_id, branch) where status = 'running' and reason is
@@ -152,6 +153,8 @@ create table deliveries (
     unique (source, delivery_id)
 );
 create unique index deliveries_meaning on deliveries (source, dedup_key) where dedup_key is not null;
+create index deliveries_person on deliveries (((trigger ->> 'actor_id')::bigint), received_at)
+    where state in ('command','answered');
 create index deliveries_open on deliveries (id) where state = 'command';
 
 create table effects (

@@ -430,6 +430,7 @@ def test_gates_stand_with_their_receipts(http: Client, story: Story) -> None:
     assert f"/jobs/{job_id}/steps/inspector.gate.test%401.1/log" in gates.links()
     outputs = [attrs for tag, attrs in gates.elements if tag == "details" and str(attrs["id"]).startswith("output-")]
     assert len(outputs) == 6
+    assert re.findall(r'class="receipt (\w+)"', html) == ["ok", "ok", "ok", "ok", "bad", "ask"]
     assert not any("open" in attrs for attrs in outputs)
 
 

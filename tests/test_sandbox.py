@@ -18,6 +18,7 @@ import pytest
 
 from app import sandbox_profile
 from app.sandbox import Limits, Ran, SandboxUnavailable, discard, run
+from app.sandbox_host import cgroups
 from app.sandbox_probe import probe
 from app.types import MosaicError
 
@@ -273,6 +274,8 @@ def test_protected_paths_cannot_be_written_removed_or_moved(work: Path, tmp_path
     (base / "workflows").mkdir(parents=True)
     (base / "workflows" / "ci.yml").write_text("from base")
     (base / "conftest.py").write_text("from base")
+    for path in (base, *base.rglob("*")):
+        path.chmod(0o777)  # so that nothing but the mount protects it
     (work / ".gitea" / "workflows").mkdir(parents=True)
     (work / ".gitea" / "workflows" / "ci.yml").write_text("from the agent")
     (work / "conftest.py").write_text("from the agent")
@@ -333,6 +336,8 @@ def test_links_are_not_followed_when_mounting(work: Path, tmp_path: Path) -> Non
     (work / "folder").symlink_to("/etc")
     with pytest.raises(MosaicError, match="symbolic link"):
         run("true", work=work, limits=QUICK, read_only={"folder/mosaic": tmp_path})
+    with pytest.raises(MosaicError, match="symbolic link"):
+        run("true", work=work, limits=QUICK, read_only={"folder": tmp_path})
     (tmp_path / "link").symlink_to("/etc/passwd")
     with pytest.raises(MosaicError, match="symbolic link"):
         run("true", work=work, limits=QUICK, read_only={"x": tmp_path / "link"})
@@ -359,7 +364,7 @@ def test_detached_children_die_when_the_command_ends(work: Path) -> None:
 def test_cancelling_ends_the_whole_tree(work: Path) -> None:
     started = threading.Event()
     command = HOLD + "setsid sleep 600 & trap '' TERM INT HUP; echo started; sleep 600"
-    ran = run(command, work=work, limits=Limits(500), cancelled=started.is_set, on_output=lambda _: started.set())
+    ran = run(command, work=work, limits=Limits(60), cancelled=started.is_set, on_output=lambda _: started.set())
     assert ran.cancelled and ran.exit_code is None and not ran.timed_out
     assert lock_is_free(work / "lock")
 
@@ -428,7 +433,7 @@ def test_files_are_bounded(work: Path) -> None:
 
 
 def test_the_disk_is_bounded(work: Path) -> None:
-    command = HOLD + "i=0; while true; do i=$((i+1)); dd if=/dev/zero of=f$i bs=1M count=16 2>/dev/null; done"
+    command = HOLD + "for i in $(seq 24); do dd if=/dev/zero of=f$i bs=1M count=16 2>/dev/null; done; sleep 100"
     ran = run(command, work=work, limits=Limits(120, disk_mb=96))
     assert ran.disk_full and ran.exit_code is None and lock_is_free(work / "lock")
 
@@ -503,6 +508,19 @@ def test_an_ordinary_account_can_run_it_too(tmp_path_factory: pytest.TempPathFac
         assert answer == [4, ["1000", me], True]
     finally:
         discard(place)
+
+
+def test_groups_of_killed_workers_are_swept_up(work: Path) -> None:
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    left = []
+    with cgroups(QUICK) as groups:
+        for group in groups:
+            left.append(group.parent.with_name(f"mosaic-{gone.pid}-1"))
+            left[-1].mkdir()
+        run("true", work=work, limits=QUICK)
+        assert [path for path in left if path.exists()] == []
+        assert all(group.exists() for group in groups)
 
 
 def test_without_bubblewrap_nothing_runs(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

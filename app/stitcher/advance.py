@@ -24,7 +24,7 @@ from app.stitcher.decide import (
     decide,
     latest,
 )
-from app.stitcher.dispatch import dispatch, may_start, wake_repository
+from app.stitcher.dispatch import dispatch, may_start, queue_moved, wake_repository
 from app.types import Done, Failed, GateResult, GateSpec, HandBack, JobStatus, LostLease, Pool, Result, Step, StepStatus
 
 CLICKS = ("opened", "assigned", "labeled")  # triggers that one click may raise together
@@ -86,9 +86,11 @@ def _make(
                     return False
                 minutes = float((job["rules"] or {}).get("limits", {}).get("minutes", 60))
                 jobs.start(job, minutes)
+                queue_moved(job)
             case Queue():
                 steps.lay(job, [row for row in rows if row.gate], round=1)
                 jobs.move(job, JobStatus.QUEUED)
+                queue_moved(job)
                 _plan_status_comment(job)
                 take_label_off(job.id, job["trigger"]["kind"], job["repository_id"], job["repository"], job["number"])
             case Again(spec, round, attempt):
@@ -108,6 +110,8 @@ def _make(
             case Conclude(reason, detail):
                 jobs.conclude(job, reason, detail)
             case Finish(status):
+                if job["status"] == JobStatus.QUEUED:
+                    queue_moved(job)
                 jobs.move(
                     job,
                     status,

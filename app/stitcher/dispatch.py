@@ -12,6 +12,7 @@ AGING_SECONDS = 60  # a waiting step gains one point of priority a minute …
 AGING_CAP = 20  # … up to this many
 BELL_SECONDS = 5  # a bell that nobody answered is rung again after this
 _CONTROL_AT_ONCE = 1000
+_TOLD_AT_ONCE = 50
 
 
 def dispatch(pool: Pool) -> None:
@@ -44,3 +45,12 @@ def may_start(job: Entry) -> bool:
 def wake_repository(job: Entry) -> None:
     """A slot is free: let the jobs that wait for it look again."""
     ring_many(Pool.CONTROL, "stitcher.advance", slots.waiting_jobs(job["repository_id"], 5))
+
+
+def queue_moved(job: Entry) -> None:
+    """A job came into the queue or left it: let the others of its repository say their new place.
+
+    By a bell, for two transactions that touch the comments of several jobs could wait for each other.
+    """
+    waiting = slots.waiting_jobs(job["repository_id"], _TOLD_AT_ONCE)
+    ring_many(Pool.CONTROL, "stitcher.tell", [other for other in waiting if other != job.id])

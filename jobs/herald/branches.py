@@ -23,12 +23,10 @@ def push(delivery: Delivery) -> Outcome:
     """Push one commit to one branch, over nothing but what Mosaic itself pushed there before."""
     target, job = delivery.target, delivery.job
     assert job is not None
-    settings = delivery.clients.settings
     sha, branch = target["sha"], target["branch"]
 
     def call(repository: str) -> str:
-        url = f"{settings.gitea_url.rstrip('/')}/{repository}.git"
-        git = delivery.clients.git(job.repository_id, url, settings.gitea_push_token or settings.gitea_token)
+        git = delivery.clients.forge_git(job.repository_id, repository, push=True)
         there = git.remote_head(branch)
         if there == sha:
             return "same"

@@ -58,7 +58,7 @@ def _admit(context: Context) -> Result:
     who = authority.ask(
         context.clients, repository.full_name, job.trigger.actor_id, job.trigger.actor, job.trigger.permission
     )
-    if job.trigger.kind == "cli":
+    if job.trigger.kind == "cli" and job.requester.startswith("cli:"):  # not when a person on the forge retries it
         who = Authority("operator", "admin", job.trigger.actor, job.trigger.actor_id)
     _early(who)
     again = job.retry_of is not None
@@ -141,8 +141,7 @@ def _early(who: Authority) -> None:
 
 def _base(context: Context, repository: Repository) -> tuple[Git, str]:
     """Fetch the mirror; it and the head of the default branch, kept for this job."""
-    token = context.settings.gitea_token
-    git = context.clients.git(repository.id, repository.clone_url, token)
+    git = context.clients.forge_git(repository.id, repository.full_name)
     git.ensure()
     git.fetch()
     base = git.resolve(f"refs/heads/{repository.default_branch}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +13,10 @@ from app.guard_rails import may
 from app.ledger import effects, inbox
 from app.ledger.chain import transaction
 from app.queue import ring
-from app.types import Command, DidYouMean, Job, Pool, Transient, Trigger, Verb
+from app.types import Command, DidYouMean, Job, Permanent, Pool, Transient, Trigger, Verb
 from jobs.runner.evidence import verify
+
+log = logging.getLogger("mosaic.runner")
 
 NEEDS_WRITE = frozenset({Verb.CANCEL, Verb.RETRY})
 _RETRY_SECONDS = 10.0
@@ -45,6 +48,11 @@ def obey(delivery_id: int, clients: Clients) -> None:
     except Transient as error:
         with transaction():
             inbox.postpone(delivery_id, error.retry_after or _RETRY_SECONDS, str(error))
+        return
+    except Permanent as error:
+        log.warning("delivery %s cannot be answered: %s", delivery_id, error)
+        with transaction():
+            inbox.attach(delivery_id, None, "failed", str(error))
         return
     with transaction():
         if inbox.take_command(delivery_id) is None:
@@ -135,7 +143,7 @@ def _cancel(asked: Asked, command: Command) -> str:
 
 def _retry(asked: Asked, command: Command) -> str:
     jobs = _jobs(asked, command)
-    job = jobs[0] if jobs else None
+    job = jobs[0] if command.job and jobs else next((one for one in jobs if _repeatable(one, asked)), None)
     new = None
     if job is not None and job.status.terminal:
         new_id = stitcher.retry(
@@ -148,6 +156,14 @@ def _retry(asked: Asked, command: Command) -> str:
         )
         new = queries.job(new_id) if new_id else None
     return voice.retry_reply(job, new, asked.bot)
+
+
+def _repeatable(job: Job, asked: Asked) -> bool:
+    """Whether a bare `retry` may mean this job: one that was admitted, or their own.
+
+    Else a stranger's refused request, slipped in as the newest, would run with the authority of who retries.
+    """
+    return job.base_sha is not None or job.requester_id == asked.trigger.actor_id
 
 
 def _reply(asked: Asked, body: str) -> None:

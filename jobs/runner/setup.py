@@ -9,13 +9,15 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import shutil
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from app.clients.git import Git
 from app.context import Context
+from app.private_files import below, private_dir
+from app.sandbox_host import discard
 from app.types import Cancelled, Done, Failed, Result
 from app.workbench import clean_checkout, run_command
 
@@ -56,28 +58,32 @@ def _fill(context: Context, git: Git, cache: Path, key: str) -> Result:
                 raise Cancelled("setup")
             if ran.exit_code != 0:
                 why = "timed out" if ran.timed_out else f"ended with {ran.exit_code}"
-                return Failed("setup_failed", f"`{command}` {why}:\n{ran.output[-_TAIL:]}")
+                return Failed("setup_failed", f"`{command}` {why}{_offline(rules.network)}:\n{ran.output[-_TAIL:]}")
         _keep(work, cache, rules.outputs)
     return Done(output={"cache": key, "reused": False})
 
 
+def _offline(network: bool) -> str:
+    """What a person who sees a download fail has to know."""
+    return "" if network else " (setup has no network here: `[ceilings.setup]` of the server's file may allow it)"
+
+
 def _keep(work: Path, cache: Path, outputs: tuple[str, ...]) -> None:
-    """Move the outputs into the cache; `complete` is written last."""
-    if cache.exists():
-        shutil.rmtree(cache)
-    cache.mkdir(parents=True)
+    """Move the outputs into the cache; `complete` is written last. What lies behind a link is not an output."""
+    discard(cache)
+    cache.mkdir()
     for name in outputs:
-        source = work / name
-        if source.exists():
-            (cache / "out" / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.move(str(source), cache / "out" / name)
+        source, kept = below(work, name), cache / "out" / name
+        if source is not None and not os.path.lexists(kept):
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            source.rename(kept)
     (cache / "complete").touch()
 
 
 @contextmanager
 def _only_one(cache: Path) -> Iterator[None]:
     """Two jobs that need the same cache do not both fill it."""
-    cache.parent.mkdir(parents=True, exist_ok=True)
+    private_dir(cache.parent, None)
     with (cache.parent / f"{cache.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

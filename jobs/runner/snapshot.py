@@ -68,13 +68,13 @@ def _comments(context: Context, body: dict[str, Any]) -> None:
     for comment in context.forge.comments(job.repository, job.number):
         if trigger.kind == "comment" and comment.id == trigger.object_id:
             continue  # the request itself: the agent gets it as the task
+        if comment.user.id == self_id:
+            continue  # what Mosaic said may quote what a gate printed: it instructs nobody
         why = _why_not(comment, asked, trigger.object_id if trigger.kind == "comment" else None)
         if not why and not may(comment.user.id, comment.user.login):
             why = "its author may not give Mosaic work"
         if not why and len(body["comments"]) >= MAX_COMMENTS:
             why = f"more than {MAX_COMMENTS} comments"
-        if comment.user.id == self_id:
-            continue  # what Mosaic said itself may quote a gate's output: it instructs nobody
         digest = text_hash(comment.body)
         body["hashes"][f"comment-{comment.id}"] = digest
         if why:

@@ -25,7 +25,7 @@ _BOT_EMAIL = "mosaic@noreply.invalid"
 def checkout(context: Context) -> Result:
     """A fresh worktree at a path of its own, from the job's last commit, or the branch, or the base."""
     job = context.job
-    git = context.clients.git(job.repository_id, _clone_url(context), context.settings.gitea_token)
+    git = context.clients.forge_git(job.repository_id, job.repository)
     last = context.output_of("runner.commit")
     start = context.output_of("runner.checkout").get("start")
     if start is None:
@@ -61,11 +61,6 @@ def _start(context: Context, git: Git) -> str | None:
         return None
     git.fetch()
     return head
-
-
-def _clone_url(context: Context) -> str:
-    """Built from the configured address and the repository's name, never taken from a message."""
-    return f"{context.settings.gitea_url.rstrip('/')}/{context.job.repository}.git"
 
 
 def commit(context: Context) -> Result:

@@ -36,6 +36,10 @@ class Letter:
         """`issue_comment created`: the fine event and the action."""
         return f"{self.headers['x-gitea-event-type']} {self.payload.get('action', '')}".strip()
 
+    @property
+    def by(self) -> str:
+        return str(self.payload["sender"]["login"])
+
     def hand(self, url: str, *, new_id: bool = False) -> requests.Response:
         """Deliver it: with its own id, or with a new one."""
         headers = {name: value for name, value in self.headers.items() if name.startswith("x-")}
@@ -74,14 +78,14 @@ class Mailbox:
             self._letters.append(letter)
             self._news.notify_all()
 
-    def wait(self, *wanted: str, timeout: float = 30.0) -> list[Letter]:
-        """One letter for each of the words, in their order; a letter is given out once."""
+    def wait(self, *wanted: str, by: str = "", timeout: float = 60.0) -> list[Letter]:
+        """One letter for each of the words, in their order; a letter is given out once. `by` = who did it."""
         end = time.monotonic() + timeout
-        return [self._take(what, end) for what in wanted]
+        return [self._take(what, by, end) for what in wanted]
 
-    def _take(self, what: str, end: float) -> Letter:
+    def _take(self, what: str, by: str, end: float) -> Letter:
         with self._news:
-            while not (found := next((letter for letter in self._letters if letter.what == what), None)):
+            while not (found := next((one for one in self._letters if one.what == what and by in ("", one.by)), None)):
                 if not self._news.wait(end - time.monotonic()):
                     raise AssertionError(f"no {what!r} came; there are {[letter.what for letter in self._letters]}")
             self._letters.remove(found)

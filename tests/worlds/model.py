@@ -12,7 +12,9 @@ import argparse
 import json
 import re
 import runpy
+import select
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -90,6 +92,7 @@ class ScriptedModel:
     def __init__(self, scripts: Scripts | None = None, *, port: int = 0, log: Path | None = None) -> None:
         self.scripts: dict[str, Any] = {**BUILTIN, **(scripts or {})}
         self.requests: list[dict[str, Any]] = []
+        self.left: list[dict[str, Any]] = []  # clients that went away while a step kept them waiting: script, at
         self.closing = threading.Event()
         self._lock = threading.Lock()
         self._log = log
@@ -165,7 +168,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True  # the client went away: that is what an abort looks like from here
 
     def _play(self, step: Step, choice: Choice, request: Mapping[str, Any], size: int) -> None:
-        if self._wait(float(step.get("wait", 0))) or self._wait(float(step.get("hang", 0))):
+        if self._gone(float(step.get("wait", 0)) + float(step.get("hang", 0)), choice):
             self.close_connection = True
         elif "status" in step:
             self._error(step)
@@ -176,6 +179,18 @@ class _Handler(BaseHTTPRequestHandler):
             self._stream(step, choice, request, size)
         else:
             self._whole(step, choice, request, size)
+
+    def _gone(self, seconds: float, choice: Choice) -> bool:
+        """Keep the client waiting; True when it went away, or the server is closing."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            if self._wait(min(0.05, max(end - time.monotonic(), 0.001))):
+                return True
+            readable, _, _ = select.select([self.connection], [], [], 0)
+            if readable and not self.connection.recv(1, socket.MSG_PEEK):
+                self.server.model.left.append({"script": choice.script, "at": time.time()})
+                return True
+        return False
 
     def _wait(self, seconds: float) -> bool:
         """True when the server is closing."""

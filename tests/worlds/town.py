@@ -64,7 +64,7 @@ NEVER = [
 SCRIPTS = {"right": RIGHT, "wrong-first": WRONG_FIRST, "never": NEVER}
 
 
-@dataclass
+@dataclass(eq=False)
 class Story:
     """One repository with its people, where a story takes place."""
 

@@ -241,6 +241,7 @@ class Deliveries:
             )
             delivery.response = answer.read(KEPT_BODY).decode(errors="replace")
             delivery.status = answer.status
+            answer.close()  # as the header says: the receiver is about to close it too
             answer.release_conn()
         except (urllib3.exceptions.HTTPError, OSError) as error:
             delivery.error = str(error)
