@@ -5,7 +5,7 @@ PY := .venv/bin/python
 BIN := .venv/bin
 CORES ?= 2
 
-.PHONY: help setup test quick lint types imports demo proof bench real-gitea serve clean quick-tests
+.PHONY: help setup test quick lint types imports demo real-gitea serve clean quick-tests
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,13 +20,13 @@ serve: setup ## run Mosaic with the settings of .env
 	@$(PY) -m app serve
 
 test: setup lint types imports ## everything that a change must pass
-	@$(PY) -m pytest -q -n $(CORES) --dist loadgroup -m "not proof"
+	@$(PY) -m pytest -q -n $(CORES) --dist loadgroup 
 
 quick: setup ## lint, types, imports and the quick tests side by side; under 30 s
 	@$(MAKE) --no-print-directory -k -j 4 --output-sync=target lint types imports quick-tests
 
 quick-tests: setup
-	@$(PY) -m pytest -q -n $(CORES) --dist loadgroup -m "not e2e and not slow and not proof"
+	@$(PY) -m pytest -q -n $(CORES) --dist loadgroup -m "not e2e and not slow"
 
 lint: setup ## style and common faults (ruff)
 	@$(PY) -m ruff check --quiet . && echo "lint: clean"
@@ -36,12 +36,6 @@ types: setup ## types, strict (mypy)
 
 imports: setup ## imports run one way (import-linter)
 	@report=$$($(BIN)/lint-imports --no-logo 2>&1) && echo "imports: clean" || { echo "$$report"; exit 1; }
-
-proof: setup ## chaos, mutants, fuzz, provider faults: long
-	@$(PY) -m pytest -q -n $(CORES) --dist loadgroup -m proof
-
-bench: setup ## the published figures, with machine and versions beside them
-	@$(PY) -m bench
 
 real-gitea: setup ## the stories against a real Gitea: make real-gitea URL=https://… ADMIN_TOKEN=…
 	@test -n "$(URL)" -a -n "$$ADMIN_TOKEN" || { echo "usage: make real-gitea URL=https://gitea.example ADMIN_TOKEN=…"; exit 2; }

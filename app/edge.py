@@ -19,7 +19,7 @@ from flask import Request, jsonify
 from flask.typing import ResponseReturnValue
 from peewee import InterfaceError, OperationalError
 
-from app import models
+from app import logs, models
 from app.ledger.chain import use_redactor
 from app.redact import Redactor
 from app.settings import Settings, load, secrets_of
@@ -57,6 +57,7 @@ def _ready() -> None:
     global _started
     with _starting:
         if not _started:
+            logs.configure(settings())
             use_redactor(Redactor(secrets_of(settings())))
             open_database(database_url(settings()), "web")
             _started = True

@@ -5,10 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from app.private_files import private_dir
+
 
 @dataclass(frozen=True, slots=True)
 class Paths:
     data: Path
+
+    def make(self) -> None:
+        """Make the directories of code and output: nobody but Mosaic's account may pass into them."""
+        self.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for name in ("mirrors", "worktrees", "indexes", "checkouts", "setup"):
+            private_dir(self.data / name, None)
 
     def mirror(self, repository_id: int) -> Path:
         """The bare repository that Mosaic alone writes."""

@@ -62,7 +62,7 @@ def doorbell(pool: Pool, dsn: str) -> Doorbell:
         results=False,
         dsn=dsn,
         create_tables=False,
-        read_timeout=1,
+        read_timeout=3,
         options="-c synchronous_commit=off",
     )
 

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import psycopg
 
-from app import engine, schema
+from app import engine, logs, schema
 from app.clients.openclaw import ready as engine_ready
 from app.edge import database_url
 from app.paths import Paths
@@ -32,14 +32,6 @@ ROOT = Path(__file__).resolve().parent.parent
 log = logging.getLogger("mosaic.serve")
 
 
-def logging_for(settings: Settings) -> None:
-    """Plain lines on standard output; the supervisor puts the process's name before them."""
-    logging.basicConfig(
-        level=settings.log_level.upper(), stream=sys.stdout, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
-    logging.getLogger("huey").setLevel(logging.WARNING)
-
-
 def source() -> dict[str, str]:
     """The environment with what `.env` adds to it."""
     return settings_source(os.environ, DOTENV)
@@ -51,7 +43,7 @@ def run_role(role: str) -> int:
     if foreign_secrets(role, os.environ):
         os.execve(sys.executable, [sys.executable, "-m", "app", "run", role], child_environment(role, everything))
     settings = load(role, os.environ, dotenv=DOTENV)
-    logging_for(settings)
+    logs.configure(settings)
     for warning in settings.warnings:
         log.warning("%s", warning)
     if role == "web":
@@ -140,7 +132,7 @@ def serve() -> int:
     """`mosaic serve`: everything on this host, until SIGTERM or Ctrl-C."""
     everything = source()
     settings = load("cli", os.environ, dotenv=DOTENV)
-    logging_for(settings)
+    logs.configure(settings)
     ensure_generated(settings.data_dir)
     engine_first, others = engine_child(everything), children(everything)
     if everything.get("MOSAIC_DATABASE_URL") or everything.get("MOSAIC_DATABASE_URL_FILE"):

@@ -22,7 +22,7 @@ def ensure_generated(data_dir: Path, names: Iterable[str] = GENERATED) -> Mappin
     written, or when a key there is readable by other accounts (then nobody knows who else has it).
     """
     directory = data_dir / "keys"
-    data_dir.mkdir(parents=True, exist_ok=True)
+    data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     directory.mkdir(mode=0o700, exist_ok=True)
     return {name: _ensure(key_path(data_dir, name)) for name in names}
 

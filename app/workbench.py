@@ -50,6 +50,11 @@ def run_command(
         cancelled=context.cancelled,
         on_output=context.log,
         tools=[Path(tool) for tool in server.read_only],
-        path=list(server.path),
+        path=[*_prepared_programs(context), *server.path],
         insecure=server.insecure,
     )
+
+
+def _prepared_programs(context: Context) -> list[str]:
+    """Where programs lie that setup made: `.venv/bin`, `node_modules/.bin` and the like are found without a path."""
+    return [f"/work/{name}/{folder}" for name in context.rules.setup.outputs for folder in ("bin", ".bin")]

@@ -20,8 +20,9 @@ from app.clients.gitea import GiteaClient
 from app.clients.openclaw import OpenClaw
 from app.context import Clients, Context, Work
 from app.edge import connected, database_url, open_database
-from app.ledger import steps
+from app.ledger import slots, steps
 from app.ledger.chain import use_redactor
+from app.paths import Paths
 from app.pipeline import PIPELINES, StepSpec
 from app.redact import Redactor
 from app.rules import ServerConfig
@@ -70,7 +71,7 @@ def step_targets(pool: Pool) -> dict[str, tuple[str, StepSpec | None]]:
 def perform(step_id: int, work: Work, clients: Clients, redo: tuple[str, ...] = ()) -> None:
     """Claim the step, do its work, record what came of it."""
     if clients.worker.draining:
-        return  # another consumer takes it: the sweep rings again
+        return slots.decline(step_id)  # or it would be handed back and claimed again until this process ends
     row = steps.claim(step_id, clients.worker.id, clients.worker.host)
     if row is None:
         return  # taken by somebody else, cancelled, or not due: the bell was late
@@ -185,6 +186,7 @@ def consume(settings: Settings, pool: Pool) -> None:
     """Run the consumer of a pool until it is told to stop."""
     url = database_url(settings)
     open_database(url, pool.value)
+    Paths(settings.data_dir).make()
     worker = Worker(url, pool.value, slots_of(settings, pool))
     clients = build_clients(settings, pool, worker)
     huey = queue.doorbell(pool, url)

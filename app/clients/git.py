@@ -134,6 +134,10 @@ class Git(Reader):
         args = ("commit-tree", tree, "-p", parent, "-F", "-")
         return Commit(self._git(*args, stdin=message.encode(), env=who).decode().strip(), tree)
 
+    def purge(self, work: Path, index: Path, patterns: Sequence[str]) -> tuple[str, ...]:
+        """Removes from `work` what `patterns` name, as `exclude` names it at checkout; the paths that were there."""
+        return self._files(work, index).purge(patterns)
+
     # -------------------------------------------------------- the forge
 
     def remote_head(self, branch: str) -> str | None:

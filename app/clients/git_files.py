@@ -62,6 +62,14 @@ class Files:
             files.git("update-index", "-z", "--index-info", stdin=_joined(kept))
             return files.git("write-tree").decode().strip()
 
+    def purge(self, patterns: Sequence[str]) -> tuple[str, ...]:
+        """Removes the files of the directory that a pattern names, ignored ones too; gives their paths, sorted."""
+        listed = self.git("ls-files", "-z", "--cached", "--others", "--", *_pathspecs(patterns, "")).split(b"\0")
+        found = sorted({path.rstrip(b"/") for path in listed if path and _is_leaf(self.work, path.rstrip(b"/"))})
+        for path in found:
+            os.unlink(os.path.join(os.fsencode(self.work), path))
+        return tuple(path.decode("utf-8", "backslashreplace") for path in found)
+
     def add(self, exclude: Sequence[str]) -> None:
         output = self._ask("add", "--all", "--", ".", *_pathspecs(exclude, "exclude,"))
         if output.code != 0:
@@ -140,6 +148,14 @@ def _is_empty_dir(work: Path, path: bytes) -> bool:
     """True only for a real directory reached through no symlink: a link below would lead the check elsewhere."""
     place = os.path.join(os.path.realpath(os.fsencode(work)), path)
     return os.path.realpath(place) == place and os.path.isdir(place) and not os.listdir(place)
+
+
+def _is_leaf(work: Path, path: bytes) -> bool:
+    """A file or link that is there, in a directory reached through no symlink."""
+    place = os.path.join(os.path.realpath(os.fsencode(work)), path)
+    parent = os.path.dirname(place)
+    there = os.path.lexists(place) and (os.path.islink(place) or not os.path.isdir(place))
+    return there and os.path.realpath(parent) == parent
 
 
 def _joined(items: Sequence[bytes]) -> bytes:

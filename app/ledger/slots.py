@@ -49,6 +49,11 @@ def take_bells(pool: str, limit: int, *, bell_seconds: int, aging_cap: int, agin
     )
 
 
+def decline(step_id: int) -> None:
+    """A bell was heard and not answered: the sweep may ring again at once."""
+    execute("update job_steps set rung_at = null where id = %s and status = 'pending'", step_id)
+
+
 def ahead(job_id: int, repository_id: int, branch: str | None, priority: int) -> dict[str, int]:
     """Of one repository: jobs that run, that run on the same branch, and that wait with a better right to start."""
     row = fetch_one(

@@ -52,7 +52,7 @@ def pull_request(delivery: Delivery) -> Outcome:
         delivery.fence()
         if found is None:
             try:
-                return delivery.forge.create_pull(repository, branch, base, _title(job), _body(delivery, job))
+                return delivery.forge.create_pull(repository, branch, base, _title(delivery, job), _body(delivery, job))
             except Permanent as error:
                 if error.code != "exists":
                     raise
@@ -68,12 +68,11 @@ def pull_request(delivery: Delivery) -> Outcome:
     return str(pull.number), {"number": pull.number, "url": pull.html_url}
 
 
-def _title(job: Job) -> str:
+def _title(delivery: Delivery, job: Job) -> str:
     rules = Rules.from_json(dict(queries.rules(job.id) or {}))
     ungated = not any(gate.required for gate in queries.gates(job.id))
-    return pr_title(
-        job.trigger.issue_title or job.instructions or f"Job {job.id}", rules.bot.draft, unverified=ungated, job=job.id
-    )
+    said = delivery.clients.redactor.text(job.trigger.issue_title or job.instructions or f"Job {job.id}")
+    return pr_title(said, rules.bot.draft, unverified=ungated, job=job.id)
 
 
 def _body(delivery: Delivery, job: Job) -> str:
@@ -132,7 +131,12 @@ def set_status(delivery: Delivery) -> Outcome:
     def call(repository: str) -> None:
         delivery.fence()
         delivery.forge.set_status(
-            repository, target["sha"], target["context"], target["state"], target["description"], target["url"]
+            repository,
+            target["sha"],
+            target["context"],
+            target["state"],
+            delivery.clients.redactor.text(target["description"]),
+            target["url"],
         )
 
     delivery.in_repository(call)

@@ -9,6 +9,7 @@ from app import queries
 from app.clients.gitea_types import Comment
 from app.types import Finding, Job
 from app.voice import closing_comment, refusal
+from app.voice_format import login
 from app.voice_status import status_comment
 from jobs.herald.marker import marker
 from jobs.herald.place import Delivery
@@ -74,7 +75,8 @@ def tell_closing(delivery: Delivery) -> Outcome:
 
 def closing_text(delivery: Delivery, job: Job) -> str:
     if job.base_sha is None and job.reason is not None and job.reason != "cancelled_by_user":
-        return f"@{job.trigger.actor} {refusal(job.reason, job.detail, bot_name())}"
+        said, who = refusal(job.reason, job.detail, bot_name()), login(job)
+        return f"@{who} {said}" if who else said  # who asked from the command line has no account there
     made = next(
         (
             step.output

@@ -55,9 +55,9 @@ def _of_pull_request(job: Job, forge: GiteaClient, repository: str) -> Branch:
         if one.pull_request == job.number and one.branch
     ]
     if not own or own[0].branch is None:
-        raise MosaicError(f"Pull request #{job.number} is not one of Mosaic's.", code="wrong_place")
+        raise MosaicError("This pull request is not one of Mosaic's.", code="wrong_place")
     if not _open(forge, repository, job.number):
-        raise MosaicError(f"Pull request #{job.number} is closed.", code="wrong_place")
+        raise MosaicError("This pull request is closed.", code="wrong_place")
     return Branch(own[0].branch, job.number)
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from app.clients.git import Git
 from app.context import Context
-from app.private_files import below, private_dir
+from app.private_files import below
 from app.sandbox_host import discard
 from app.types import Cancelled, Done, Failed, Result
 from app.workbench import clean_checkout, run_command
@@ -83,7 +83,7 @@ def _keep(work: Path, cache: Path, outputs: tuple[str, ...]) -> None:
 @contextmanager
 def _only_one(cache: Path) -> Iterator[None]:
     """Two jobs that need the same cache do not both fill it."""
-    private_dir(cache.parent, None)
+    cache.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with (cache.parent / f"{cache.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

@@ -17,6 +17,7 @@ from app.ledger import jobs
 from app.types import Done, Result
 
 MAX_COMMENTS = 50
+MAX_PEOPLE = 100  # of whom the forge is asked
 _MAX_TEXT = 64 * 1024
 
 
@@ -71,10 +72,10 @@ def _comments(context: Context, body: dict[str, Any]) -> None:
         if comment.user.id == self_id:
             continue  # what Mosaic said may quote what a gate printed: it instructs nobody
         why = _why_not(comment, asked, trigger.object_id if trigger.kind == "comment" else None)
-        if not why and not may(comment.user.id, comment.user.login):
-            why = "its author may not give Mosaic work"
         if not why and len(body["comments"]) >= MAX_COMMENTS:
             why = f"more than {MAX_COMMENTS} comments"
+        if not why and not may(comment.user.id, comment.user.login):
+            why = "its author may not give Mosaic work"
         digest = text_hash(comment.body)
         body["hashes"][f"comment-{comment.id}"] = digest
         if why:
@@ -96,13 +97,18 @@ def _why_not(comment: Comment, asked: datetime | None, trigger_id: int | None) -
 
 
 def _trusted(context: Context) -> Any:
-    """Whether a commenter may ask for work: asked once per person."""
+    """Whether a commenter may ask for work: asked once per person, and of a crowd only about the first ones."""
     job, rules = context.job, context.rules
+
+    asked: set[int] = set()
 
     @cache
     def may(user_id: int, login: str) -> bool:
         if user_id == job.requester_id:
             return True
+        asked.add(user_id)
+        if len(asked) > MAX_PEOPLE:
+            return False
         known = authority.ask(context.clients, job.repository, user_id, login, None)
         return allowed_actor(rules.who, known.login, known.permission).allowed
 

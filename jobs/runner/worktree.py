@@ -79,13 +79,18 @@ def commit(context: Context) -> Result:
         context.paths.index(job.id, made["fence"]),
         made["start"],
         commit_message(
-            job, summary(agent.get("text", ""), job), noreply=noreply, skip_ci=context.rules.bot.ci != "run"
+            job,
+            context.clients.redactor.text(summary(agent.get("text", ""), job)),
+            noreply=noreply,
+            skip_ci=context.rules.bot.ci != "run",
         ),
         ("Mosaic", _BOT_EMAIL),
         ("Mosaic", _BOT_EMAIL),
         job.created_at,
         exclude=hidden_paths(context),
     )
+    # What the agent wrote for agents would instruct it in the next round, with the weight of the system prompt.
+    git.purge(context.paths.worktree(job.id, made["fence"]), context.paths.index(job.id, made["fence"]), AGENT_FILES)
     if found is None:
         return _nothing(before)
     if before.get("tree") == found.tree:

@@ -1,7 +1,8 @@
 """The engine's faults: it is away, refuses us, dies or is taken away in the middle of a turn, or its model refuses.
 
-Where the engine is at fault the step is handed back and no attempt is spent; where the request is, the job ends with the
-reason. Two places: the shared town, whose engine Mosaic itself runs, and `away`, whose engine the test starts and ends.
+Where the engine is at fault the step is handed back and no attempt is spent; where the request is, the job ends with
+the reason. Two places: the shared town, whose engine Mosaic itself runs, and `away`, whose engine the test starts and
+ends.
 """
 
 from __future__ import annotations
@@ -79,7 +80,9 @@ def out_of_time(story: Story, job: Json) -> None:
 
 def try_now(story: Story, job: Json) -> None:
     """Not wait for the end of the pause before the next try."""
-    change(story, "update job_steps set run_after = clock_timestamp() where job_id = %s and name = %s", job["id"], AGENT)
+    change(
+        story, "update job_steps set run_after = clock_timestamp() where job_id = %s and name = %s", job["id"], AGENT
+    )
 
 
 def model_waits(story: Story, marker: str, step: int) -> None:
@@ -380,11 +383,12 @@ def test_jobs_of_one_repository_run_one_after_the_other_and_say_their_place(
         return next(iter(story.said(job["number"])), "").split(" — ")[0]
 
     def places(*wanted: str) -> None:
-        try: town.mosaic.until(lambda: [place(job) for job in jobs] == list(wanted), f"the status comments {wanted}", 10)
-        except AssertionError: raise AssertionError([place(job) for job in jobs], town.mosaic.sql("select id,status,number,reason from runner_jobs where finished_at is null"), town.mosaic.sql("select key,state,wanted,told,next_at,error from effects where job_id=any(%s)",[j["id"] for j in jobs]))
+        town.mosaic.until(lambda: [place(job) for job in jobs] == list(wanted), f"the status comments {wanted}")
 
     works, done = f"**Mosaic is working on the request of `{who}`**", f"**Mosaic finished the request of `{who}` in"
-    places(works, f"**The request of `{who}` is queued, position 1**", f"**The request of `{who}` is queued, position 2**")
+    places(
+        works, f"**The request of `{who}` is queued, position 1**", f"**The request of `{who}` is queued, position 2**"
+    )
     turnstile.permits.release()
     story.ended(jobs[0]["number"])
     town.mosaic.until(lambda: running(town, jobs) == [jobs[1]["id"]], "the second to run")

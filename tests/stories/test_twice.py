@@ -16,7 +16,7 @@ TASK = "[[script:nothing]]"
 
 
 def test_one_mention_through_three_hooks_and_a_replay_is_one_job(town: Town, box: Mailbox) -> None:
-    """The hook of the repository, of its organisation and of the whole forge each deliver it under an id of their own."""
+    """The hooks of repository, organisation and whole forge deliver it, each under an id of its own."""
     org = town.forge.make_org("guild", town.alice)
     story = town.story(owner=org)
     town.hook(org)

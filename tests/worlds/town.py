@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import secrets
+import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ per_user_hour = 10000
 [ceilings.limits]
 per_user_hour = 10000
 """
+PAUSE_LIMIT = 300.0  # seconds
 RULES = 'version = 1\n[[gates]]\nname = "test"\ntype = "test"\ncommand = "python3 -m unittest -v"\n'
 CALC: Mapping[str, str] = {
     "calc.py": "def add(a, b):\n    return a - b\n",
@@ -86,6 +88,19 @@ class Story:
         """Teach the model what to do in this story from now on; the marker that makes it do so."""
         return self.town.script(self.repo.replace("/", "-"), rounds)
 
+    def pause(self, *rounds: Sequence[Json]) -> Pause:
+        """As `script`, but the model keeps silent until `go_on`."""
+        pause = Pause(self)
+
+        def play(_: Mapping[str, str]) -> list[list[Json]]:
+            pause.asked.set()
+            if not pause.open.wait(PAUSE_LIMIT):
+                raise TimeoutError("nobody let the model go on")
+            return [list(steps) for steps in rounds]
+
+        self.town.model.scripts[pause.name] = play
+        return pause
+
     def job(self, number: int | None = None) -> Json | None:
         return self.town.mosaic.job(self.repo, number)
 
@@ -135,6 +150,30 @@ class Story:
             ),
             "Mosaic to settle",
         )
+
+
+@dataclass(eq=False)
+class Pause:
+    """An agent that is at work and waits for its model, as long as the story needs."""
+
+    story: Story
+    asked: threading.Event = field(default_factory=threading.Event)
+    open: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def name(self) -> str:
+        return f"pause-{self.story.repo.replace('/', '-')}"
+
+    @property
+    def marker(self) -> str:
+        return f"[[script:{self.name}]]"
+
+    def at_work(self) -> None:
+        """Wait until the agent has asked its model."""
+        self.story.town.mosaic.until(self.asked.is_set, "the agent to ask its model", 240.0)
+
+    def go_on(self) -> None:
+        self.open.set()
 
 
 class Town:

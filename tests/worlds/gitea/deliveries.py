@@ -111,7 +111,6 @@ class Deliveries:
         self._hold = 0
         self._held: list[Delivery] = []
         self._timers: set[threading.Timer] = set()
-        self._pool = urllib3.PoolManager(maxsize=WORKERS, retries=False)
         self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(WORKERS)]
 
     def start(self) -> None:
@@ -127,7 +126,6 @@ class Deliveries:
             self._queue.put(None)
         for thread in self._threads:
             thread.join()
-        self._pool.clear()
 
     # ------------------------------------------------------------ in
 
@@ -230,19 +228,18 @@ class Deliveries:
                 delivery.error = reason
                 return
             limit = urllib3.Timeout(total=TIMEOUT)
-            answer = self._pool.request(
-                "POST",
-                delivery.url,
-                body=delivery.body,
-                headers=delivery.headers,
-                timeout=limit,
-                redirect=False,
-                preload_content=False,
-            )
-            delivery.response = answer.read(KEPT_BODY).decode(errors="replace")
-            delivery.status = answer.status
-            answer.close()  # as the header says: the receiver is about to close it too
-            answer.release_conn()
+            with urllib3.PoolManager(retries=False) as pool:  # a connection of its own, which is closed afterwards
+                answer = pool.request(
+                    "POST",
+                    delivery.url,
+                    body=delivery.body,
+                    headers=delivery.headers,
+                    timeout=limit,
+                    redirect=False,
+                    preload_content=False,
+                )
+                delivery.response = answer.read(KEPT_BODY).decode(errors="replace")
+                delivery.status = answer.status
         except (urllib3.exceptions.HTTPError, OSError) as error:
             delivery.error = str(error)
         finally:

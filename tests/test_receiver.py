@@ -1,0 +1,480 @@
+"""The receiver of Gitea's deliveries: whatever comes in, it answers 202 once committed, or 4xx with a reason; no 500.
+
+The payloads are those of the practice Gitea. Most requests go through the web application in this process; what the
+HTTP server has to refuse, or to survive, goes to the real one.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import hmac
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import flask
+import psycopg
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from psycopg.rows import dict_row
+from werkzeug.test import Client, EnvironBuilder, TestResponse
+
+from app import edge
+from app.edge import MAX_BODY
+from app.gitea_events import Ignored, Known, Malformed, Request, interpret
+from app.ledger import jobs
+from app.models import fetch
+from app.postgres import Cluster
+from handlers import mosaic
+from tests.worlds.forge import Forge
+from tests.worlds.gitea import PracticeGitea
+from tests.worlds.mailbox import Letter, Mailbox
+
+ROOT = Path(__file__).resolve().parent.parent
+SECRET = "the webhook's secret of these tests"
+OLD_SECRET = "the one that it had before"
+PATH = "/webhooks/gitea"
+EVENTS = ("issues", "issue_assign", "issue_label", "issue_comment", "pull_request", "pull_request_comment", "push")
+Path_ = tuple[str | int, ...]
+
+
+def sign(body: bytes, secret: str = SECRET) -> str:
+    return hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
+
+
+# ---------------------------------------------------------------- what Gitea sends
+
+
+@pytest.fixture(scope="module")
+def post(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dict[str, Letter], Known]]:
+    """One real delivery of each kind that Mosaic reads, and some that it does not; what Mosaic knows of its bot."""
+    gitea = PracticeGitea(tmp_path_factory.mktemp("gitea"), "a" * 40).start()
+    with ExitStack() as stack:
+        stack.callback(gitea.stop)
+        box = stack.enter_context(Mailbox())
+        forge = Forge(gitea.url, "a" * 40, control=True, prefix="")
+        bot, alice = forge.make_user("mosaic"), forge.make_user("alice")
+        repo = forge.make_repo("alice", "calc", {"calc.py": "1\n"})
+        forge.hook(repo, box.url, SECRET, EVENTS)
+        number = forge.open_issue(alice.token, repo, "@mosaic look", "at this <b>&amp; that</b> 🚀")["number"]
+        said = forge.comment(alice.token, repo, number, "@mosaic fix this")
+        forge.edit_comment(alice.token, repo, said["id"], "@mosaic fix this\n\n@mosaic status")
+        forge.assign(alice.token, repo, number, bot.login)
+        forge.label(alice.token, repo, number, "mosaic")
+        checkout = forge.clone(alice.token, repo, tmp_path_factory.mktemp("clone"))
+        checkout.git("checkout", "-q", "-b", "branch")
+        checkout.commit({"calc.py": "2\n"}, "Change")
+        checkout.push("branch")
+        pull = forge.open_pull(alice.token, repo, "branch", "main", "A change")["number"]
+        forge.comment(alice.token, repo, pull, "@mosaic why")
+        found = box.wait(
+            "issues opened",
+            "issue_comment created",
+            "issue_comment edited",
+            "issue_assign assigned",
+            "issue_label label_updated",
+            "push",
+            "pull_request opened",
+            "pull_request_comment created",
+        )
+        yield {letter.what: letter for letter in found}, Known(bot.id, bot.login)
+
+
+@pytest.fixture
+def letters(post: tuple[dict[str, Letter], Known]) -> dict[str, Letter]:
+    return post[0]
+
+
+@pytest.fixture
+def comment(letters: dict[str, Letter]) -> Letter:
+    return letters["issue_comment created"]
+
+
+# ---------------------------------------------------------------- a web process
+
+
+def environment(database_url: str, data_dir: Path, secrets: str = SECRET) -> dict[str, str]:
+    """The settings of a web process in which nobody asks too much."""
+    config = data_dir / "server.toml"
+    config.write_text("[ceilings.limits]\nper_user_hour = 10000\n[defaults.limits]\nper_user_hour = 10000\n")
+    return {
+        "MOSAIC_CONFIG": str(config),
+        "MOSAIC_DATABASE_URL": database_url,
+        "MOSAIC_DATA_DIR": str(data_dir),
+        "MOSAIC_GITEA_URL": "https://git.example.org",
+        "MOSAIC_GITEA_WEBHOOK_SECRET": secrets,
+    }
+
+
+def use(monkeypatch: pytest.MonkeyPatch, values: Mapping[str, str]) -> None:
+    """Make this process a web process with these settings, on the database that the models are bound to."""
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+    edge.settings.cache_clear()
+    monkeypatch.setattr(edge, "_started", True)
+
+
+@pytest.fixture
+def web(
+    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, post: tuple[dict[str, Letter], Known]
+) -> Iterator[Client]:
+    """A client of the application in this process, which knows who its bot is."""
+    from app.web import create_app
+
+    use(monkeypatch, environment(database, tmp_path, f"{SECRET},{OLD_SECRET}"))
+    known = post[1]
+    assert known.self_id is not None
+    jobs.remember_self(known.self_id, known.self_login)
+    yield create_app().test_client()
+    edge.settings.cache_clear()
+
+
+def headers_of(letter: Letter, body: bytes, **more: str | None) -> dict[str, str]:
+    """The headers of a delivery of `body`, under a new id and signed; None takes one away."""
+    named = {name.title(): value for name, value in letter.headers.items() if name.startswith("x-gitea-")}
+    named |= {"Content-Type": "application/json", "Content-Length": str(len(body)), "X-Gitea-Signature": sign(body)}
+    named |= {"X-Gitea-Delivery": str(uuid.uuid4())}
+    changed = named | {name.replace("_", "-"): value for name, value in more.items()}
+    return {name: value for name, value in changed.items() if value is not None}
+
+
+def hand(web: Client, letter: Letter, body: bytes | None = None, **more: str | None) -> TestResponse:
+    content = letter.body if body is None else body
+    return web.post(PATH, data=content, headers=headers_of(letter, content, **more))
+
+
+def refused(answer: TestResponse, status: int, code: str) -> None:
+    """An error in the one shape that all errors have."""
+    assert answer.status_code == status, answer.text
+    assert answer.json is not None and set(answer.json) == {"error"}
+    assert set(answer.json["error"]) == {"code", "message", "details"}
+    assert answer.json["error"]["code"] == code and answer.json["error"]["message"].endswith(".")
+
+
+def one(statement: str, *values: Any) -> dict[str, Any]:
+    [row] = fetch(statement, *values)
+    return row
+
+
+# ---------------------------------------------------------------- what is accepted
+
+
+def test_each_delivery_is_stored_and_what_it_asks_for_with_it(web: Client, letters: dict[str, Letter]) -> None:
+    told = {what: hand(web, letter) for what, letter in letters.items()}
+    assert {what: answer.status_code for what, answer in told.items()} == dict.fromkeys(letters, 202)
+    made = {what: (answer.json or {}).get("job") for what, answer in told.items()}
+    # opening, assigning and labelling within one moment are one click
+    assert made["issues opened"] == made["issue_assign assigned"] == made["issue_label label_updated"] == 1
+    assert made["issue_comment created"] == 2 and made["issue_comment edited"] is None
+    states = {row["event"]: row["state"] for row in fetch("select event, state from deliveries order by id")}
+    assert states == {
+        "issues": "job",
+        "issue_comment": "command",  # the edit's `status`, after the comment's job
+        "issue_assign": "job",
+        "issue_label": "job",
+        "push": "ignored",
+        "pull_request": "ignored",
+        "pull_request_comment": "command",
+    }
+    assert one("select count(*) as n from runner_jobs")["n"] == 2
+    stored = one("select body from deliveries where event = 'issues'")
+    assert bytes(stored["body"]) == letters["issues opened"].body
+
+
+def test_the_same_id_and_the_same_meaning_count_once(web: Client, comment: Letter) -> None:
+    again = {"X_Gitea_Delivery": "0a0a0a0a-1111"}
+    assert (hand(web, comment, **again).json or {})["job"] == 1
+    assert hand(web, comment, **again).json == {"duplicate": True}
+    assert hand(web, comment).json == {"duplicate": True}
+    assert one("select count(*) as n from runner_jobs")["n"] == 1
+
+
+# ---------------------------------------------------------------- signatures
+
+
+SIGNATURES: dict[str, Callable[[bytes], str | None]] = {
+    "missing": lambda body: None,
+    "empty": lambda body: "",
+    "wrong": lambda body: sign(body + b" "),
+    "of another secret": lambda body: sign(body, "somebody else's"),
+    "65 characters": lambda body: sign(body) + "0",
+    "63 characters": lambda body: sign(body)[:-1],
+    "upper case": lambda body: sign(body).upper(),
+    "with a prefix": lambda body: "sha256=" + sign(body),
+    "twice in one header": lambda body: f"{sign(body)},{sign(body)}",
+    "with a space": lambda body: f"{sign(body)} x",
+    "not ASCII": lambda body: "é" * 64,
+    "other digits": lambda body: sign(body)[:-1] + "²",
+    "long": lambda body: "a" * 5000,
+    "sha1": lambda body: hmac.new(SECRET.encode(), body, "sha1").hexdigest(),
+}
+
+
+@pytest.mark.parametrize("name", SIGNATURES)
+def test_a_signature_that_does_not_fit_is_401_and_nothing_is_stored(web: Client, comment: Letter, name: str) -> None:
+    refused(hand(web, comment, X_Gitea_Signature=SIGNATURES[name](comment.body)), 401, "bad_signature")
+    assert fetch("select 1 as yes from deliveries") == []
+
+
+def test_two_signature_headers_are_refused_even_when_one_is_right(web: Client, comment: Letter) -> None:
+    for pair in ([sign(comment.body), "0" * 64], ["0" * 64, sign(comment.body)], [sign(comment.body)] * 2):
+        sent = [(name, value) for name, value in headers_of(comment, comment.body, X_Gitea_Signature=None).items()]
+        sent += [("X-Gitea-Signature", value) for value in pair]
+        refused(web.post(PATH, data=comment.body, headers=sent), 401, "bad_signature")
+
+
+def test_the_signature_covers_the_bytes_not_the_meaning(web: Client, comment: Letter) -> None:
+    same_meaning = json.dumps(comment.payload).encode()
+    refused(hand(web, comment, same_meaning, X_Gitea_Signature=sign(comment.body)), 401, "bad_signature")
+
+
+def test_while_the_secret_rotates_both_count(web: Client, letters: dict[str, Letter]) -> None:
+    first, second = letters["issues opened"], letters["issue_comment created"]
+    assert hand(web, first, X_Gitea_Signature=sign(first.body, OLD_SECRET)).status_code == 202
+    assert hand(web, second, X_Gitea_Signature=sign(second.body)).status_code == 202
+
+
+@pytest.mark.parametrize("secrets", [(), (b"",), (b"", b"")])
+def test_without_a_secret_nothing_is_genuine(secrets: tuple[bytes, ...]) -> None:
+    """Also not what is signed with the empty one, as Gitea's own empty header would suggest."""
+    for signature in ("", hmac.new(b"", b"{}", "sha256").hexdigest()):
+        assert not mosaic.genuine([signature], b"{}", secrets)
+
+
+def test_a_web_process_without_a_secret_answers_401(web: Client, comment: Letter) -> None:
+    bare = replace(edge.settings(), webhook_secrets=())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mosaic, "settings", lambda: bare)
+        refused(hand(web, comment), 401, "bad_signature")
+        refused(hand(web, comment, X_Gitea_Signature=""), 401, "bad_signature")
+
+
+# ---------------------------------------------------------------- the envelope
+
+
+def test_what_the_envelope_must_be(web: Client, comment: Letter) -> None:
+    for kind in ("application/x-www-form-urlencoded", "text/plain", "multipart/form-data; boundary=x", None, ""):
+        refused(hand(web, comment, Content_Type=kind), 415, "unsupported_media_type")
+    for encoding in ("gzip", "GZIP", "br", "identity, gzip"):
+        refused(hand(web, comment, Content_Encoding=encoding), 415, "unsupported_encoding")
+    for number in (None, "", "short", "x" * 81, "with space", "æøåæøåæøå", "'; drop table deliveries; --"):
+        refused(hand(web, comment, X_Gitea_Delivery=number), 400, "bad_delivery_id")
+    assert fetch("select 1 as yes from deliveries") == []
+    assert hand(web, comment, Content_Type="application/json; charset=UTF-8", Content_Encoding="identity").json
+
+
+def test_a_body_over_the_limit_is_413_and_one_at_the_limit_is_read(web: Client, comment: Letter) -> None:
+    def sized(size: int) -> bytes:
+        return comment.body.rstrip() + b" " * (size - len(comment.body.rstrip()))
+
+    refused(hand(web, comment, sized(MAX_BODY + 1)), 413, "too_large")
+    assert hand(web, comment, sized(MAX_BODY)).status_code == 202
+
+
+@pytest.mark.parametrize("length", ["", "-1", "1e3", " 12", "0x10", "²", "9" * 30, "9" * 5000])
+def test_an_odd_content_length_is_refused_before_a_byte_is_read(web: Client, comment: Letter, length: str) -> None:
+    environ = EnvironBuilder(PATH, method="POST", headers=headers_of(comment, comment.body)).get_environ()
+    environ["CONTENT_LENGTH"] = length
+    environ["wsgi.input"] = None  # reading it would fail
+    answer = web.open(environ)
+    assert answer.status_code in (411, 413), answer.text
+    assert answer.json is not None and set(answer.json["error"]) == {"code", "message", "details"}
+
+
+def test_other_methods_and_paths_answer_in_the_same_shape(web: Client) -> None:
+    refused(web.get(PATH), 405, "method_not_allowed")
+    refused(web.post("/webhooks/other"), 404, "not_found")
+
+
+# ---------------------------------------------------------------- payloads that nobody should send
+
+
+NESTED = 5000
+BROKEN: dict[str, bytes] = {
+    "empty": b"",
+    "not JSON": b"payload",
+    "cut off": b'{"action": "created"',
+    "an array": b"[]",
+    "a number": b"7",
+    "null": b"null",
+    "not UTF-8": b'{"action": "\xff"}',
+    "UTF-16": '{"action": "created"}'.encode("utf-16"),
+    "a byte order mark": b"\xef\xbb\xbf{}",
+    "NaN": b'{"action": NaN}',
+    "Infinity": b'{"action": -Infinity}',
+    "a lone surrogate": b'{"action": "\\ud800"}',
+    "a lone surrogate in a key": b'{"\\udfff": 1}',
+    "a key twice": b'{"action": "created", "action": "deleted"}',
+    "a key twice, deep inside": b'{"sender": {"id": 1, "id": 2}}',
+    "deep arrays": b'{"a": ' + b"[" * NESTED + b"]" * NESTED + b"}",
+    "deep objects": b'{"a": ' + b'{"a":' * NESTED + b"1" + b"}" * NESTED + b"}",
+    "never closed": b"[" * 100_000,
+    "a number of 100000 digits": b'{"action": ' + b"9" * 100_000 + b"}",
+    "two values": b"{} {}",
+    "a comment": b"{/* */}",
+    "a raw control character": b'{"action": "\x01"}',
+    "no sender": b"{}",
+    "a sender who is a text": b'{"sender": "mosaic"}',
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_signed_payload_that_cannot_be_read_is_kept_and_refused(web: Client, comment: Letter, name: str) -> None:
+    body = BROKEN[name]
+    refused(hand(web, comment, body, X_Gitea_Delivery="broken-one"), 400, "bad_payload")
+    kept = one("select * from deliveries")
+    assert (kept["state"], kept["delivery_id"], bytes(kept["body"])) == ("failed", "broken-one", body)
+    assert kept["reason"] and fetch("select 1 as yes from runner_jobs") == []
+    refused(hand(web, comment, body, X_Gitea_Delivery="broken-one"), 400, "bad_payload")
+    assert one("select count(*) as n from deliveries")["n"] == 1
+
+
+def test_nul_and_emoji_and_infinite_numbers_harm_nobody(web: Client, comment: Letter) -> None:
+    payload = comment.payload
+    payload["comment"]["body"] = "@mosaic fix \0this\0 \N{ROCKET} \U0001f469‍\U0001f52c"
+    payload["\0key"] = {"a\0": ["\0"]}
+    body = json.dumps(payload)[:-1].encode() + b', "big": 1e999, "small": -1E-999}'
+    assert (hand(web, comment, body).json or {})["job"] == 1
+    job = one("select instructions, trigger from runner_jobs")
+    assert job["instructions"] == "this \N{ROCKET} \U0001f469‍\U0001f52c"
+    assert "\0" not in job["trigger"]["text"]
+
+
+# ---------------------------------------------------------------- every field, every wrong value
+
+
+MISSING = object()
+WRONG: tuple[Any, ...] = (
+    MISSING, None, True, False, 0, -1, 2**31, 2**40, 2**63 - 1, 2**63, 2**70, 1.5, "", "x", "7", "@mosaic fix", "x" * 5000,
+    [], [5], [None], [{}], [{"login": 5, "id": "5", "name": None}], {}, {"id": None}, {"a": [{}]},
+)  # fmt: skip
+
+
+def paths(value: Any, at: Path_ = ()) -> Iterator[Path_]:
+    """Every place within a JSON value."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in items:
+        yield (*at, key)
+        yield from paths(item, (*at, key))
+
+
+def changed(payload: dict[str, Any], path: Path_, value: Any) -> dict[str, Any]:
+    result = copy.deepcopy(payload)
+    place: Any = result
+    for key in path[:-1]:
+        place = place[key]
+    if value is MISSING:
+        del place[path[-1]]
+    else:
+        place[path[-1]] = value
+    return result
+
+
+def reading(letter: Letter, payload: dict[str, Any], known: Known) -> Request | Ignored | str:
+    try:
+        return interpret(letter.headers["x-gitea-event-type"], payload, known)
+    except Malformed as error:
+        return str(error)
+
+
+READ = (
+    "issues opened",
+    "issue_comment created",
+    "issue_comment edited",
+    "issue_assign assigned",
+    "issue_label label_updated",
+    "pull_request_comment created",
+)
+
+
+@pytest.mark.parametrize("what", READ)
+def test_no_field_can_be_wrong_in_a_way_that_breaks_the_receiver(
+    web: Client, post: tuple[dict[str, Letter], Known], what: str
+) -> None:
+    """All fields are tried on the interpreter alone; where a wrong value changes its answer, on the whole receiver."""
+    letter, known = post[0][what], post[1]
+    payload = letter.payload
+    right = reading(letter, payload, known)
+    assert isinstance(right, Request)
+    tried = accepted = 0
+    for path in paths(payload):
+        for value in WRONG:
+            odd = changed(payload, path, value)
+            found = reading(letter, odd, known)
+            tried += 1
+            if found == right:
+                continue
+            answer = hand(web, letter, json.dumps(odd).encode())
+            if isinstance(found, str):
+                refused(answer, 400, "bad_payload")
+            else:
+                assert answer.status_code == 202, (path, value, answer.text)
+                accepted += 1
+    assert tried > 3000 and accepted > 20
+
+
+values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text()
+    | st.sampled_from(["@mosaic fix", "@mosaic cancel 7", "2026-11-22T10:00:00Z", "mosaic", "\0", "a" * 3000]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_several_wrong_fields_at_once(
+    web: Client, post: tuple[dict[str, Letter], Known], data: st.DataObject
+) -> None:
+    letter = post[0][data.draw(st.sampled_from(READ))]
+    payload = letter.payload
+    for _ in range(data.draw(st.integers(1, 4))):
+        places = list(paths(payload))
+        path = data.draw(st.sampled_from(places))
+        payload = changed(payload, path, data.draw(values | st.just(MISSING)))
+    answer = hand(web, letter, json.dumps(payload).encode())
+    if answer.status_code != 202:
+        refused(answer, 400, "bad_payload")
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_bytes_changed_at_random(web: Client, comment: Letter, data: st.DataObject) -> None:
+    body = bytearray(comment.body)
+    for _ in range(data.draw(st.integers(1, 5))):
+        start = data.draw(st.integers(0, len(body)))
+        end = min(len(body), start + data.draw(st.integers(0, 20)))
+        body[start:end] = data.draw(
+            st.binary(max_size=12)
+            | st.sampled_from([b"\0", b"NaN", b"\\ud800", b'"a":1,"a":2', b"[" * 70, b"9" * 5000, b"\xff", b"{}", b","])
+        )
+    answer = hand(web, comment, bytes(body))
+    if answer.status_code != 202:
+        refused(answer, 400, "bad_payload")
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(body=st.binary(max_size=300), event=st.text(st.characters(codec="latin-1", exclude_categories=["Cc"])))
+def test_any_bytes_and_any_event(web: Client, comment: Letter, body: bytes, event: str) -> None:
+    answer = hand(web, comment, body, X_Gitea_Event_Type=event, X_Gitea_Event=event)
+    if answer.status_code != 202:
+        refused(answer, 400, "bad_payload")
