@@ -17,6 +17,7 @@ from app.clients.gitea import GiteaClient
 from app.edge import connected, database_url, open_database
 from app.gitea_events import text_hash
 from app.ledger.chain import stamp, transaction, use_redactor
+from app.neutral import plain
 from app.redact import Redactor
 from app.settings import Settings, SettingsError, load, secrets_of
 from app.types import REASONS, Job, MosaicError, Trigger
@@ -161,14 +162,14 @@ def cmd_show(arguments: argparse.Namespace) -> int:
         if job.reason:
             reason = REASONS[job.reason]
             print(f"  why   {reason.cause} ({reason.code})")
-            print(f"        {job.detail}" if job.detail else "", end="\n" if job.detail else "")
+            print(f"        {plain(job.detail)}" if job.detail else "", end="\n" if job.detail else "")
             print(f"  next  {reason.next_action}" if reason.next_action else "", end="\n" if reason.next_action else "")
         for step in queries.steps(job.id):
             print(f"  {step.status.value:<10} {step.key:<32} {step.reason}")
         for round, gate in queries.all_gate_results(job.id):
             print(
                 f"  gate  round {round} {gate.name:<16} {'green' if gate.passed else 'red':<6} "
-                f"{gate.seconds:.1f} s  {gate.why}"
+                f"{gate.seconds:.1f} s  {plain(gate.why)}"
             )
         print(f"  used  {job.tokens} tokens, {job.cost_usd:.4f} USD")
         for event in queries.events(job.id)[-15:]:

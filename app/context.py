@@ -130,7 +130,7 @@ class Context:
         """Seconds until the step's limit or the job's deadline, whichever is nearer."""
         if self.job.deadline_at is None:
             return limit
-        return min(limit, self.job.deadline_at.timestamp() - time.time())
+        return min(limit, (self.job.deadline_at - queries.now()).total_seconds())
 
     # ------------------------------------------------------------ reporting
 

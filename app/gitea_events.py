@@ -15,6 +15,9 @@ from app.commands import new_commands, parse
 from app.types import Command, DidYouMean, Trigger, Verb
 
 Payload = Mapping[str, Any]
+MAX_ID = 2**63 - 1
+MAX_NUMBER = 2**31 - 1  # of an issue
+MAX_WORD = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +64,7 @@ def interpret(event_type: str, payload: Payload, known: Known) -> Request | Igno
     """
     if _is_self(_dict(payload, "sender"), known):
         return Ignored("own action")
-    action = payload.get("action")
+    action = _action(payload)
     if event_type in ("issue_comment", "pull_request_comment") and "comment" in payload:
         return _comment(payload, action, known)
     if event_type == "issues" and action == "opened":
@@ -73,13 +76,18 @@ def interpret(event_type: str, payload: Payload, known: Known) -> Request | Igno
     return Ignored(f"nothing to do for {event_type} {action or ''}".strip())
 
 
+def _action(payload: Payload) -> str | None:
+    """Some deliveries have none, such as those of pushes."""
+    return _word(payload, "action") if payload.get("action") is not None else None
+
+
 def _is_self(user: Payload, known: Known) -> bool:
     if known.self_id is not None:
         return _int(user, "id") == known.self_id
     return _str(user, "login").lower() == known.self_login.lower()
 
 
-def _comment(payload: Payload, action: Any, known: Known) -> Request | Ignored:
+def _comment(payload: Payload, action: str | None, known: Known) -> Request | Ignored:
     comment, issue = _dict(payload, "comment"), _dict(payload, "issue")
     if action not in ("created", "edited"):
         return Ignored(f"comment {action}")
@@ -94,7 +102,7 @@ def _comment(payload: Payload, action: Any, known: Known) -> Request | Ignored:
         commands = new_commands(body, before, known.self_login)
     if not commands:
         return Ignored("no command" if action == "created" else "no new command in the edit")
-    moment = _str(comment, "created_at" if action == "created" else "updated_at")
+    moment = _word(comment, "created_at" if action == "created" else "updated_at")
     trigger = _trigger(
         payload,
         "comment",
@@ -122,13 +130,13 @@ def _opened(payload: Payload, known: Known) -> Request | Ignored:
         text,
         issue,
         url=_str(issue, "html_url"),
-        at=_str(issue, "created_at"),
+        at=_word(issue, "created_at"),
         permission=_permission(payload),
     )
     return Request(trigger, commands, f"opened:{_int(issue, 'id')}")
 
 
-def _assignment(payload: Payload, action: Any, known: Known) -> Request | Ignored:
+def _assignment(payload: Payload, action: str, known: Known) -> Request | Ignored:
     """The payload does not say who was assigned: only who is among the assignees now.
 
     So the bot's assignment is one request until it is seen to have ended, however many others are assigned meanwhile.
@@ -137,7 +145,7 @@ def _assignment(payload: Payload, action: Any, known: Known) -> Request | Ignore
     if issue.get("pull_request"):
         return Ignored("assignment of a pull request")
     key = f"assigned:{_int(issue, 'id')}"
-    people = [user for user in issue.get("assignees") or [] if isinstance(user, dict)]  # null, not [], when nobody is
+    people = _dicts(issue, "assignees")
     if not any(_is_self(user, known) for user in people):
         return Ignored(f"somebody else was {action}", frees=key)
     if action == "unassigned":
@@ -150,12 +158,12 @@ def _labeled(payload: Payload, known: Known) -> Request | Ignored:
     issue = _dict(payload, "issue")
     if issue.get("pull_request"):
         return Ignored("label of a pull request")
-    names = {str(label.get("name", "")).lower() for label in issue.get("labels") or [] if isinstance(label, dict)}
+    names = {_str(label, "name").lower() for label in _dicts(issue, "labels")}
     if known.trigger_label.lower() not in names:
         return Ignored("another label")
     # The payload states the rights of the issue's author, whoever put the label on.
     own = _int(_dict(payload, "sender"), "id") == _int(_dict(issue, "user"), "id")
-    key = f"labeled:{_int(issue, 'id')}:{_str(issue, 'updated_at')}"  # two hooks describe one click with one moment
+    key = f"labeled:{_int(issue, 'id')}:{_word(issue, 'updated_at')}"  # two hooks describe one click with one moment
     return _silent(payload, "labeled", issue, key, permission=_permission(payload) if own else None)
 
 
@@ -169,7 +177,7 @@ def _silent(payload: Payload, kind: str, issue: Payload, key: str, *, permission
         text,
         issue,
         url=_str(issue, "html_url"),
-        at=_str(issue, "updated_at"),
+        at=_word(issue, "updated_at"),
         permission=permission,
     )
     return Request(trigger, (Command(Verb.FIX),), key)
@@ -192,7 +200,7 @@ def _trigger(
         kind=kind,
         repository_id=_int(repository, "id"),
         repository=_str(repository, "full_name"),
-        number=_int(issue, "number"),
+        number=_int(issue, "number", most=MAX_NUMBER),
         is_pull=is_pull,
         object_id=object_id,
         actor_id=_int(sender, "id"),
@@ -236,9 +244,19 @@ def _dict(data: Payload, key: str) -> Payload:
     return value
 
 
-def _int(data: Payload, key: str) -> int:
+def _dicts(data: Payload, key: str) -> list[Payload]:
+    """A list of objects; Gitea writes null, not [], when there are none."""
     value = data.get(key)
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**63:
+    if value is None:
+        return []
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        raise Malformed(f"{key} is not a list of objects")
+    return value
+
+
+def _int(data: Payload, key: str, *, most: int = MAX_ID) -> int:
+    value = data.get(key)
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= most:
         raise Malformed(f"{key} is not a number")
     return value
 
@@ -247,4 +265,12 @@ def _str(data: Payload, key: str) -> str:
     value = data.get(key)
     if not isinstance(value, str):
         raise Malformed(f"{key} is not a text")
+    return value
+
+
+def _word(data: Payload, key: str) -> str:
+    """A short text: a moment, an action. It may become part of a key, and PostgreSQL indexes no long ones."""
+    value = _str(data, key)
+    if len(value) > MAX_WORD:
+        raise Malformed(f"{key} is too long")
     return value

@@ -5,8 +5,12 @@ The schema itself is made by migrations/; these classes declare what the code re
 
 from __future__ import annotations
 
+import select
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import psycopg
 from peewee import (
     BigIntegerField,
     BlobField,
@@ -15,25 +19,80 @@ from peewee import (
     DateTimeField,
     FloatField,
     IntegerField,
+    InterfaceError,
     Model,
+    OperationalError,
     TextField,
 )
+from playhouse.pool import MaxConnectionsExceeded
 from playhouse.postgres_ext import BinaryJSONField, PooledPsycopg3Database
 from psycopg.conninfo import conninfo_to_dict
 
 db = DatabaseProxy()
+# The database is away, broke off, or asks to try again (a deadlock): the same work later may succeed.
+UNAVAILABLE = (
+    OperationalError,
+    InterfaceError,
+    MaxConnectionsExceeded,
+    psycopg.OperationalError,
+    psycopg.errors.IdleInTransactionSessionTimeout,
+)
+FROZEN_SECONDS = 30  # a process that is frozen inside a transaction holds its locks no longer than this
 
 
-def bind(url: str, *, max_connections: int = 40, application_name: str = "mosaic") -> None:
-    """Connect the models to the PostgreSQL named by a libpq URL. Opens no connection yet."""
+class ReconnectingDatabase(PooledPsycopg3Database):  # type: ignore[misc]
+    """The pool; a thread whose connection was closed by the server gets a new one at its next statement.
+
+    A step keeps its connection for as long as it works: a restart of the server must not cost it its result.
+    """
+
+    def cursor(self, named_cursor: Any = None) -> Any:
+        if not self.is_closed() and not self.in_transaction() and gone(self._state.conn):
+            with self._same_blocks():
+                self.close()
+        return super().cursor(named_cursor)
+
+    def connect(self, reuse_if_open: bool = False) -> Any:
+        with self._same_blocks():
+            return super().connect(reuse_if_open)
+
+    @contextmanager
+    def _same_blocks(self) -> Iterator[None]:
+        """Peewee forgets at every change of connection which `with connection_context()` the thread is in."""
+        blocks = self._state.ctx
+        try:
+            yield
+        finally:
+            self._state.ctx = blocks
+
+
+def gone(connection: Any) -> bool:
+    """Whether the server has hung up. An idle connection has nothing to read, so that asking costs no round trip."""
+    if connection.closed:
+        return True
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLIN)
+    if poll.poll(0):
+        try:
+            connection.execute("select 1")
+        except psycopg.Error:
+            return True
+    return False
+
+
+def bind(url: str, *, max_connections: int = 20, application_name: str = "mosaic") -> None:
+    """Connect the models to the PostgreSQL named by a libpq URL. Opens no connection yet.
+
+    All processes of a host together stay below the 100 connections that a server allows by default.
+    """
     params: dict[str, Any] = dict(conninfo_to_dict(url))
     name = params.pop("dbname", "mosaic")
-    params.setdefault("application_name", application_name)
+    params = {"application_name": application_name, "connect_timeout": 10} | params
+    frozen = f"-c idle_in_transaction_session_timeout={FROZEN_SECONDS}s"
+    params["options"] = f"{params.get('options', '')} {frozen}".strip()
     # A dead peer is noticed in about 25 s instead of two hours: session locks tell who is alive.
     params |= {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
-    db.initialize(
-        PooledPsycopg3Database(name, max_connections=max_connections, stale_timeout=300, timeout=20, **params)
-    )
+    db.initialize(ReconnectingDatabase(name, max_connections=max_connections, stale_timeout=300, timeout=20, **params))
 
 
 class Table(Model):

@@ -27,6 +27,7 @@ BACKOFF_FIRST = 0.1  # seconds before the first restart; doubles up to BACKOFF_L
 BACKOFF_LAST = 10.0
 SETTLED = 30.0  # a child that lived so long starts again with BACKOFF_FIRST
 LINE_LIMIT = 64 * 1024  # bytes of one line of output; longer ones are broken
+_CONTROLS = bytes({*range(32), 127} - {9})  # a child may print what an agent wrote: it must not drive the terminal
 _COLOURS = (36, 33, 35, 32, 34, 31)
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _PR_SET_PDEATHSIG = 1
@@ -258,7 +259,7 @@ class Supervisor:
 
     def _write(self, prefix: bytes, lines: Sequence[bytes]) -> None:
         try:
-            self._output.write(b"".join(prefix + line + b"\n" for line in lines))
+            self._output.write(b"".join(prefix + line.translate(None, _CONTROLS) + b"\n" for line in lines))
             self._output.flush()
         except BrokenPipeError:  # whoever read our output is gone; the children still do their work
             self._output = open(os.devnull, "wb")  # noqa: SIM115

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from app.ledger.chain import redact
-from app.ledger.workers import LOCK_CLASS
+from app.ledger.workers import alive
 from app.models import fetch, fetch_one
 from app.types import Event, GateResult, GateSpec, Job, JobStatus, Phase, Step, StepStatus, StepType, Trigger
 
@@ -331,9 +331,7 @@ def lost_steps() -> list[int]:
         row["id"]
         for row in fetch(
             "select s.id from job_steps s where s.status = 'running' and (s.lease_until < clock_timestamp() "
-            "or not exists (select 1 from pg_locks l where l.locktype = 'advisory' and l.classid = %s "
-            "and l.objid = s.worker_id and l.granted)) order by s.id",
-            LOCK_CLASS,
+            f"or not {alive('s.worker_id')}) order by s.id"
         )
     ]
 
@@ -353,7 +351,7 @@ def jobs_to_advance() -> list[int]:
             f"(select j.id from runner_jobs j where j.status in ('pending', 'running') and {idle} limit 500) union "
             "(select j.id from runner_jobs j where j.finished_at is null and j.reason is null "
             "  and (j.deadline_at < clock_timestamp() or j.cancel_requested_at is not null) limit 500) union "
-            "(select distinct on (repository_id) id from runner_jobs where status = 'queued' "
+            "(select distinct on (repository_id) id from runner_jobs where status = 'queued' and reason is null "
             "  order by repository_id, priority desc, id)"
         )
     ]
@@ -443,9 +441,7 @@ def applied_migrations() -> frozenset[str]:
 def live_workers() -> Mapping[str, int]:
     """Consumers of each pool that take work and hold their session lock right now, whether or not a sweep ran."""
     rows = fetch(
-        "select w.pool, count(*) as n from workers w where w.ended_at is null and not w.draining and exists ("
-        "select 1 from pg_locks l where l.locktype = 'advisory' and l.classid = %s and l.objid = w.id "
-        "and l.granted) group by w.pool",
-        LOCK_CLASS,
+        f"select w.pool, count(*) as n from workers w where w.ended_at is null and not w.draining "
+        f"and {alive('w.id')} group by w.pool"
     )
     return {row["pool"]: int(row["n"]) for row in rows}

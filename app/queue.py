@@ -16,11 +16,12 @@ from huey.registry import Message
 from huey.serializer import Serializer
 from huey.storage import PostgresStorage
 
-from app.models import db
+from app.models import db, fetch_one
 from app.types import Pool
 
 # Tasks are registered in jobs/tasks.py and nowhere else: Huey names them after their module.
 TASK_MODULE = "jobs.tasks"
+CROWD = 1000
 
 
 class BellSerializer(Serializer):  # type: ignore[misc]
@@ -82,6 +83,14 @@ def ring(pool: Pool, task: str, number: int, priority: float = 0.0) -> None:
         "with bell as (insert into huey_task (queue, data, priority) values (%s, %s, %s)) select pg_notify(%s, '')",
         (queue_name(pool), bell(task, number), priority, channel(pool)),
     )
+
+
+def crowded(pool: Pool) -> bool:
+    """Whether so many bells hang in a queue that more would only make it longer."""
+    row = fetch_one(
+        "select count(*) as n from (select 1 from huey_task where queue = %s limit %s) q", queue_name(pool), CROWD
+    )
+    return row is not None and int(row["n"]) >= CROWD
 
 
 def ring_many(pool: Pool, task: str, numbers: list[int]) -> None:

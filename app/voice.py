@@ -113,8 +113,7 @@ def _failure(job: Job, gates: Sequence[GateResult], findings: Sequence[Finding],
     return joined_lines(
         f"Mosaic {'was stopped' if cancelled else 'stopped'}: {reason.cause} (`{reason.code}`)",
         _next(reason, bot),
-        _detail(job.detail),
-        _findings(findings),
+        _findings(findings) or _detail(job.detail),
         *(_red_gate(gate) for gate in red),
     )
 

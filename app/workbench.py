@@ -40,6 +40,8 @@ def run_command(
 ) -> sandbox.Ran:
     """Run it with this server's tool folders; its output goes to the step's log."""
     server = context.clients.server.sandbox
+    if server.insecure:
+        context.event("guard.allowed", what="sandbox.insecure", command=command)
     limits = Limits(seconds=max(1.0, context.seconds_left(seconds)))
     return sandbox.run(
         command,

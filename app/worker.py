@@ -19,7 +19,7 @@ from typing import Any
 import psycopg
 
 from app.ledger import steps, workers
-from app.models import db
+from app.models import FROZEN_SECONDS, UNAVAILABLE, db, gone
 
 log = logging.getLogger("mosaic.worker")
 VERSION = "0.1.0"
@@ -29,7 +29,7 @@ _SWEEPER = 0x6D6F7377  # advisory lock of the worker that sweeps
 SWEEP_SECONDS = 1.0
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Held:
     """A step that runs here. `why` says why it has to stop: cancel | lost | drain."""
 
@@ -52,7 +52,7 @@ class Worker:
         self.pool, self.slots, self.host = pool, slots, socket.gethostname()
         self.id = 0
         self.draining = False
-        self._held: dict[int, Held] = {}
+        self._held: list[Held] = []  # two of one step, when one of them has lost it
         self._mutex = threading.Lock()
         self._over = threading.Event()
         self._lock: psycopg.Connection[Any] | None = None
@@ -61,7 +61,7 @@ class Worker:
         """Register, take the session lock, start the heartbeat and (control workers) the sweep."""
         with db.connection_context():
             self.id = workers.register(str(uuid.uuid4()), self.host, os.getpid(), self.pool, self.slots, VERSION)
-        self._take_lock()
+        self._hold_lock()
         threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
         if sweep:
             threading.Thread(target=self._sweep, args=(sweep,), name="sweep", daemon=True).start()
@@ -71,7 +71,7 @@ class Worker:
         self.draining = True
         threading.Thread(target=self._say_draining, name="drain", daemon=True).start()
         with self._mutex:
-            for held in self._held.values():
+            for held in self._held:
                 if held.interruptible:
                     held.end("drain")
 
@@ -94,77 +94,87 @@ class Worker:
     def holding(self, step: dict[str, Any], *, interruptible: bool) -> Iterator[Held]:
         held = Held(step["id"], step["fence"], interruptible)
         with self._mutex:
-            self._held[held.step_id] = held
+            self._held.append(held)
             if self.draining and interruptible:
                 held.end("drain")
         try:
             yield held
         finally:
             with self._mutex:
-                self._held.pop(held.step_id, None)
+                self._held.remove(held)
 
-    def _take_lock(self) -> None:
-        self._lock = psycopg.connect(
+    def _hold_lock(self) -> bool:
+        """Make sure that the session lock is held; True when it had to be taken (again)."""
+        if self._lock is not None and not gone(self._lock):
+            return False
+        connection = self._connect(f"worker-{self.id}")
+        # Not waiting: where the server has not yet noticed the end of the session before, that one still counts.
+        row = connection.execute("select pg_try_advisory_lock(%s, %s)", (workers.LOCK_CLASS, self.id)).fetchone()
+        if row and row[0]:
+            self._lock = connection
+            return True
+        connection.close()
+        return False
+
+    def _connect(self, name: str) -> psycopg.Connection[Any]:
+        return psycopg.connect(
             self._url,
             autocommit=True,
-            application_name=f"mosaic-worker-{self.id}",
+            application_name=f"mosaic-{name}",
+            connect_timeout=10,
             keepalives_idle=10,
             keepalives_interval=5,
             keepalives_count=3,
         )
-        self._lock.execute("select pg_advisory_lock(%s, %s)", (workers.LOCK_CLASS, self.id))
 
     def _beat(self) -> None:
         turn = 0
         while not self._over.wait(STOP_SECONDS):
             turn += 1
             try:
-                self._look(renew=turn % RENEW_EVERY == 0)
+                again = self._hold_lock()
+                self._look(renew=again or turn % RENEW_EVERY == 0)
+            except UNAVAILABLE as error:
+                log.warning("worker %s cannot reach the database; it tries again: %s", self.id, error)
             except Exception:
                 log.exception("heartbeat of worker %s failed; it tries again", self.id)
-                self._reconnect()
 
     def _look(self, *, renew: bool) -> None:
         with self._mutex:
-            held = dict(self._held)
+            held = list(self._held)
         if not held and not renew:
             return
         with db.connection_context():
-            ours = {row["id"]: row for row in (steps.renew if renew else steps.running)(self.id)}
             if renew:
                 workers.beat(self.id)
-        if renew and self._lock is not None:
-            self._lock.execute("select 1")
-        for step_id, item in held.items():
-            row = ours.get(step_id)
-            if row is None or row["fence"] != item.fence:
+            ids = [item.step_id for item in held]
+            rows = steps.renew(self.id, ids) if renew else steps.running(self.id)
+            ours = {(row["id"], row["fence"]): row for row in rows}
+        for item in held:
+            row = ours.get((item.step_id, item.fence))
+            if row is None:
                 item.end("lost")
             elif row["stop"]:
                 item.end("cancel")
 
-    def _reconnect(self) -> None:
-        try:
-            if self._lock is None or self._lock.closed or self._lock.broken:
-                self._take_lock()
-        except psycopg.Error:
-            log.warning("worker %s cannot reach the database; it tries again", self.id)
-
     def _sweep(self, sweep: Callable[[], None]) -> None:
-        """Sweep once a second while this worker holds the sweeper's lock."""
+        """Sweep once a second, unless another worker does. No fault ends this thread."""
         while not self._over.wait(SWEEP_SECONDS):
             try:
-                with psycopg.connect(self._url, autocommit=True, application_name="mosaic-sweep") as election:
-                    self._sweep_while_elected(election, sweep)
-            except psycopg.Error:
-                log.warning("the sweep lost the database; it tries again")
+                with self._connect("sweep") as election:
+                    election.execute(f"set idle_in_transaction_session_timeout = '{FROZEN_SECONDS}s'")
+                    while not self._over.is_set():
+                        self._sweep_if_elected(election, sweep)
+            except UNAVAILABLE as error:
+                log.warning("the sweep lost the database; it tries again: %s", error)
+            except Exception:
+                log.exception("the sweep failed; it goes on")
 
-    def _sweep_while_elected(self, election: psycopg.Connection[Any], sweep: Callable[[], None]) -> None:
-        while not self._over.wait(SWEEP_SECONDS):
-            row = election.execute("select pg_try_advisory_lock(%s)", (_SWEEPER,)).fetchone()
-            if not row or not row[0]:
-                continue
-            while not self._over.wait(SWEEP_SECONDS):
-                election.execute("select 1")  # still connected, so still elected
+    def _sweep_if_elected(self, election: psycopg.Connection[Any], sweep: Callable[[], None]) -> None:
+        """One round. The office is held for a transaction only: the server ends that of a sweeper that is frozen."""
+        with election.transaction():
+            row = election.execute("select pg_try_advisory_xact_lock(%s)", (_SWEEPER,)).fetchone()
+            if row and row[0]:
                 with db.connection_context():
                     sweep()
-            return
+            self._over.wait(SWEEP_SECONDS)

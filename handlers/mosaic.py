@@ -17,7 +17,7 @@ from flask.typing import ResponseReturnValue
 
 from app import queries, stitcher
 from app.edge import Refusal, edge, raw_body, settings
-from app.gitea_events import Ignored, Known, Malformed, Request, interpret
+from app.gitea_events import MAX_ID, Ignored, Known, Malformed, Request, interpret
 from app.ledger import inbox
 from app.ledger.chain import transaction
 from app.queue import ring
@@ -69,13 +69,15 @@ def genuine(signatures: list[str], body: bytes, secrets: tuple[bytes, ...]) -> b
 
 def _known(payload: dict[str, Any]) -> Known:
     repository = payload.get("repository")
-    repository_id = repository.get("id") if isinstance(repository, dict) else None
-    label = (
-        queries.trigger_label(repository_id)
-        if isinstance(repository_id, int) and 0 <= repository_id < 2**63
-        else "mosaic"
-    )
+    label = _label_of(repository.get("id") if isinstance(repository, dict) else None)
     return Known(queries.self_id(), queries.self_login() or "mosaic", label)
+
+
+def _label_of(repository_id: object) -> str:
+    """The label that starts a job there. What the id is worth is judged later; True is an int, too."""
+    if not isinstance(repository_id, int) or isinstance(repository_id, bool) or not 0 <= repository_id <= MAX_ID:
+        return "mosaic"
+    return queries.trigger_label(repository_id)
 
 
 @cache

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import signal
 import sys
+import time
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any
@@ -19,7 +20,7 @@ from app import queue, stitcher
 from app.clients.gitea import GiteaClient
 from app.clients.openclaw import OpenClaw
 from app.context import Clients, Context, Work
-from app.edge import connected, database_url, open_database
+from app.edge import UNAVAILABLE, connected, database_url, open_database
 from app.ledger import slots, steps
 from app.ledger.chain import use_redactor
 from app.paths import Paths
@@ -30,6 +31,7 @@ from app.settings import Settings, secrets_of
 from app.types import (
     REASONS,
     Cancelled,
+    Done,
     Failed,
     HandBack,
     LostLease,
@@ -45,6 +47,7 @@ from app.worker import Worker
 log = logging.getLogger("mosaic.tasks")
 CONTROL_SLOTS = 8
 BACKOFF_SECONDS = (1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0)
+RECORD_PAUSES = (0.2, 0.5, 1.0, 2.0, 5.0, *[10.0] * 12)  # seconds between the tries to record a result
 
 # Tasks beside the steps: (pool, name) → the function that takes the row's id.
 ERRANDS = (
@@ -81,11 +84,44 @@ def perform(step_id: int, work: Work, clients: Clients, redo: tuple[str, ...] = 
     with clients.worker.holding(row, interruptible=interruptible) as held:
         context = Context(row, clients, held)
         result = attempt(context, work, redo)
-        if result is None:
-            return
-        context.flush()
+        if result is not None:
+            settle(context, result)
+
+
+def settle(context: Context, result: Result) -> None:
+    """Record the result; one that cannot be stored ends the step as an internal error.
+
+    While the database is away it is tried again under a renewed lease: the work is not done twice for a restart.
+    """
+    row = context.row
+    try:
+        insist(context.flush)
+        insist(lambda: record(row, result))
+    except UNAVAILABLE:
+        raise  # the lease lapses, and the sweep takes the step back
+    except Exception as error:
+        log.exception("the result of %s of job %s cannot be recorded", steps.key_of(row), row["job_id"])
+        broken = internal(error)
+        insist(lambda: record(row, broken))
+
+
+def insist(write: Callable[[], None]) -> None:
+    for pause in RECORD_PAUSES:
+        try:
+            return write()
+        except UNAVAILABLE as error:
+            log.warning("the database is away, trying again in %s s: %s", pause, error)
+            time.sleep(pause)
+    write()
+
+
+def record(row: dict[str, Any], result: Result) -> None:
     if not stitcher.record(row, result):
         log.warning("%s of job %s was lost; its result is dropped", steps.key_of(row), row["job_id"])
+
+
+def internal(error: Exception) -> Failed:
+    return Failed("internal_error", f"{type(error).__name__}: {error}", retryable=True)
 
 
 def attempt(context: Context, work: Work, redo: tuple[str, ...]) -> Result | None:
@@ -103,12 +139,14 @@ def attempt(context: Context, work: Work, redo: tuple[str, ...]) -> Result | Non
         result = Failed(_known(error, "refused"), str(error))
     except MosaicError as error:
         result = Failed(_known(error, "internal_error"), str(error))
+    except UNAVAILABLE as error:
+        result = HandBack("database_unavailable", str(error), backoff(row["faults"]), redo)
     except Exception as error:
         log.exception("%s of job %s failed", steps.key_of(row), row["job_id"])
-        result = Failed("internal_error", f"{type(error).__name__}: {error}", retryable=True)
+        result = internal(error)
     if context.held.why == "lost":
         return None
-    if context.held.why == "drain":
+    if context.held.why == "drain" and not isinstance(result, Done):
         return HandBack("worker_stopped", "The worker was stopped; another one goes on.", 0.0, redo)
     if context.held.why == "cancel" and context.held.interruptible and not isinstance(result, HandBack):
         return Failed("cancelled", getattr(result, "detail", ""))
@@ -199,6 +237,7 @@ def consume(settings: Settings, pool: Pool) -> None:
         worker_type="thread",
         graceful_signal="TERM",
         shutdown_timeout=25,
+        max_delay=1.0,
         health_check_interval=10,
     )
     consumer.worker = worker

@@ -42,6 +42,7 @@ def implement(context: Context) -> Result:
         cost_limit=_cost_left(context),
     )
     watch = Watch(context)
+    context.check()  # who was frozen up to here may look at the worktree of the next owner
     ran = engine.run(spec, watch, context.cancelled)
     context.tokens(ran.usage)
     return judge(ran, session, context.row["faults"])

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import io
 import json
 import logging
+import os
 import secrets
 import stat
 import subprocess
@@ -30,14 +32,17 @@ from app.ledger import jobs
 from app.logs import Lines
 from app.paths import Paths
 from app.private_files import below
+from app.processes import Child, Supervisor
 from app.redact import Redactor
 from app.rules import ServerConfig, effective, most_requests, parse_rules
 from app.settings import Settings, load
-from app.types import Trigger
+from app.types import Failed, Trigger
 from app.worker import Worker
 from handlers import mosaic as receiver
+from jobs.inspector import read_report
 from jobs.runner.evidence import verify
 from jobs.runner.setup import _keep
+from tests import spine
 from tests.worlds.forge import Forge, Json
 from tests.worlds.gitea import PracticeGitea
 from tests.worlds.mosaic import ROOT
@@ -78,6 +83,20 @@ def test_setup_has_a_network_only_where_the_server_says_so() -> None:
     assert effective(ServerConfig(), asked).setup.network is False
     open_ = ServerConfig.model_validate_json('{"ceilings": {"setup": {"network": true}}}')
     assert effective(open_, asked).setup.network is True
+
+
+def test_a_report_is_read_below_the_checkout_or_not_at_all(tmp_path: Path) -> None:
+    """The gate's code may have planted a link, a pipe or a folder in its place."""
+    work = tmp_path / "work"
+    (work / "out").mkdir(parents=True)
+    (tmp_path / "secret").write_text("outside")
+    (work / "out" / "report.xml").write_text("<real/>")
+    (work / "link.xml").symlink_to(tmp_path / "secret")
+    (work / "way").symlink_to(tmp_path)
+    os.mkfifo(work / "pipe.xml")
+    assert read_report(work, "out/report.xml") == b"<real/>"
+    for name in ("link.xml", "way/secret", "pipe.xml", "out", "absent.xml"):
+        assert read_report(work, name) is None, name
 
 
 # ---------------------------------------------------------------- who really asked
@@ -223,6 +242,23 @@ def test_log_lines_are_redacted_and_json_lines_stay_one_line() -> None:
         line = Lines(Redactor([token]), shape).format(record)
         assert token not in line and line.count("[redacted]") == 2
     assert "\n" not in line and json.loads(line)["level"] == "ERROR"
+
+
+def test_what_a_child_prints_does_not_drive_the_terminal() -> None:
+    said = r"a\033[2J\033]0;owned\007\bb\tc"
+    output = io.BytesIO()
+    assert Supervisor([Child("agent", ["printf", said + r"\n"], restart=False)], output=output).run() == 0
+    assert b"agent  | a[2J]0;ownedb\tc\n" in output.getvalue()
+
+
+def test_the_command_line_shows_foreign_text_without_its_codes(database: str, tmp_path: Path) -> None:
+    number = spine.submit()
+    hostile: spine.Script = {"runner.admit": lambda _: Failed("setup_failed", "no\x1b[2J\u202e tools")}
+    assert spine.work(number, spine.worker(), hostile) == "failed"
+    env = {**os.environ, "MOSAIC_DATABASE_URL": database, "MOSAIC_DATA_DIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    show = [sys.executable, "-m", "app", "show", str(number)]
+    shown = subprocess.run(show, cwd=tmp_path, env=env, check=True, capture_output=True, text=True).stdout
+    assert "no tools" in shown and "\x1b" not in shown and "\u202e" not in shown
 
 
 def test_code_of_repositories_is_closed_to_other_accounts(tmp_path: Path) -> None:

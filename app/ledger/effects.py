@@ -7,17 +7,14 @@ from typing import Any
 from psycopg.types.json import Jsonb
 
 from app.ledger import chain
-from app.ledger.workers import LOCK_CLASS
+from app.ledger.workers import alive
 from app.models import execute, fetch, fetch_one
 from app.types import LostLease
 
 LEASE_SECONDS = 30
 
 # Nobody holds the effect: no lease, a lapsed one, or one of a worker whose session lock is gone.
-_FREE = (
-    "(lease_until is null or lease_until < clock_timestamp() or not exists (select 1 from pg_locks l "
-    "where l.locktype = 'advisory' and l.classid = %s and l.objid = effects.worker_id and l.granted))"
-)
+_FREE = f"(lease_until is null or lease_until < clock_timestamp() or not {alive('effects.worker_id')})"
 
 
 def plan(
@@ -80,7 +77,6 @@ def claim(effect_id: int, worker_id: int) -> dict[str, Any] | None:
         f"where id = %s and state = 'planned' and next_at <= clock_timestamp() and {_FREE} returning *",
         worker_id,
         effect_id,
-        LOCK_CLASS,
     )
 
 
@@ -118,6 +114,15 @@ def done(
     )
 
 
+def doubt(effect: dict[str, Any]) -> None:
+    """After a write by a lost owner: whatever was told up to now, the status comment is to be written once more."""
+    execute(
+        "update effects set wanted = wanted + 1, state = 'planned', rung_at = null, "
+        "result = result || jsonb_build_object('doubt', wanted + 1) where id = %s and kind = 'comment.status'",
+        effect["id"],
+    )
+
+
 def postpone(effect: dict[str, Any], seconds: float, error: str) -> None:
     """The outside world failed: the same effect again after `seconds`."""
     execute(
@@ -150,7 +155,6 @@ def due() -> list[int]:
             "'planned' "
             "and next_at <= clock_timestamp() and kind not in ('push', 'pull_request') and (rung_at is null or "
             "rung_at < clock_timestamp() - interval '5 seconds') "
-            f"and {_FREE} order by next_at limit 200 for update skip locked) returning id",
-            LOCK_CLASS,
+            f"and {_FREE} order by next_at limit 200 for update skip locked) returning id"
         )
     ]

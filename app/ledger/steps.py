@@ -72,22 +72,27 @@ def claim(step_id: int, worker_id: int, host: str) -> dict[str, Any] | None:
         return row
 
 
-def renew(worker_id: int) -> list[dict[str, Any]]:
-    """Extend the leases of everything this worker runs; which steps those are and whether they are to stop."""
+_HELD = "s.id, s.fence, s.phase <> 'cleanup' and (j.cancel_requested_at is not null or j.reason is not null) as stop"
+
+
+def renew(worker_id: int, step_ids: Iterable[int]) -> list[dict[str, Any]]:
+    """Extend the leases of those of these steps that the worker still owns; which they are, and whether to stop.
+
+    A step whose thread has ended without a result is not among them: its lease lapses and the step is taken back.
+    """
     return fetch(
         f"update job_steps s set lease_until = clock_timestamp() + interval '{LEASE_SECONDS} seconds' "
-        "from runner_jobs j where s.worker_id = %s and s.status = 'running' and j.id = s.job_id "
-        "returning s.id, s.fence, "
-        "s.phase <> 'cleanup' and (j.cancel_requested_at is not null or j.reason is not null) as stop",
+        "from runner_jobs j where s.worker_id = %s and s.id = any(%s) and s.status = 'running' and j.id = s.job_id "
+        f"returning {_HELD}",
         worker_id,
+        list(step_ids),
     )
 
 
 def running(worker_id: int) -> list[dict[str, Any]]:
-    """What this worker runs, as `renew` reports it, without renewing anything."""
+    """What this worker owns, as `renew` reports it, without renewing anything."""
     return fetch(
-        "select s.id, s.fence, s.phase <> 'cleanup' and (j.cancel_requested_at is not null "
-        "or j.reason is not null) as stop from job_steps s join runner_jobs j on j.id = s.job_id "
+        f"select {_HELD} from job_steps s join runner_jobs j on j.id = s.job_id "
         "where s.worker_id = %s and s.status = 'running'",
         worker_id,
     )

@@ -10,7 +10,7 @@ from app import queries
 from app.ledger import effects, inbox, workers
 from app.ledger.chain import entry_of_step, transaction
 from app.ledger.steps import reclaim
-from app.queue import ring
+from app.queue import crowded, ring
 from app.stitcher.advance import advance, lay_again, specs_of, step_forward
 from app.stitcher.dispatch import dispatch
 from app.types import Pool
@@ -24,7 +24,9 @@ def sweep() -> None:
     workers.bury_dead()
     _each(queries.lost_steps(), take_back, "lost step")
     _each(queries.jobs_to_advance(), advance, "job")
-    _each(list(Pool), _dispatch, "pool")
+    _each([pool for pool in Pool if not crowded(pool)], _dispatch, "pool")
+    if crowded(Pool.CONTROL):
+        return  # its workers are behind; every bell that hangs there leads on by itself
     _each(effects.due(), lambda number: ring(Pool.CONTROL, "herald.deliver", number), "effect")
     _each(inbox.due_commands(), lambda number: ring(Pool.CONTROL, "runner.obey", number), "command")
 

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 
 from app.context import Clients
+from app.edge import UNAVAILABLE
 from app.ledger import effects
 from app.types import Ambiguous, LostLease, MosaicError, Permanent, Transient
 from jobs.herald import branches, comments
@@ -39,6 +40,8 @@ def deliver(effect_id: int, clients: Clients) -> None:
         return
     except Transient as error:
         later(effect, error)
+    except UNAVAILABLE as error:
+        effects.postpone(effect, BACKOFF[0], str(error))
     except Permanent as error:
         log.warning("effect %s was refused: %s", effect["key"], error)
         effects.fail(effect, str(error))
@@ -48,17 +51,23 @@ def deliver(effect_id: int, clients: Clients) -> None:
 
 
 def carry_out(effect: dict[str, object], clients: Clients) -> dict[str, object]:
-    """Do it and record it; its result. Raises Transient, Permanent, LostLease."""
+    """Do it and record it; its result. Raises Transient, Permanent, LostLease.
+
+    Who was frozen between fence and write has put an old text over a newer one: the status comment is told again.
+    """
     quiet = STATUS_QUIET if effect["kind"] == "comment.status" else 0.0
     external_id, result = KINDS[str(effect["kind"])](Delivery(effect, clients))
-    effects.done(effect, external_id, result, quiet_seconds=quiet)
+    if not effects.done(effect, external_id, result, quiet_seconds=quiet):
+        effects.doubt(effect)
     return {**result, "external_id": external_id}
 
 
-def later(effect: dict[str, object], error: MosaicError) -> None:
+def later(effect: dict[str, object], error: MosaicError) -> float:
+    """Postpone an effect; for how many seconds."""
     attempts = int(str(effect["attempts"]))
     wait = getattr(error, "retry_after", None) or BACKOFF[min(attempts - 1, len(BACKOFF) - 1)]
     if isinstance(error, Ambiguous):
         wait = min(wait, 1.0)  # look soon whether it happened
     log.info("effect %s is tried again in %.0f s: %s", effect["key"], wait, error)
     effects.postpone(effect, wait, str(error))
+    return float(wait)

@@ -8,7 +8,7 @@ from app import authority, queries
 from app.context import Context
 from app.guard_rails import allowed_actor
 from app.ledger import effects
-from app.types import Ambiguous, Done, Failed, HandBack, Permanent, Result, Transient
+from app.types import Done, Failed, HandBack, LostLease, Permanent, Result, Transient
 from app.voice_pr import status_description
 from jobs.herald.deliver import carry_out, later
 
@@ -79,13 +79,13 @@ def _carry(context: Context, key: str, kind: str, target: dict[str, Any]) -> dic
         effects.plan(key, kind, target, job_id=context.job.id)
     effect = effects.claim(known["id"], context.clients.worker.id)
     if effect is None:
-        return HandBack("forge_unavailable", f"{key} is held by another worker or not due yet.", 1.0)
+        return HandBack("forge_unavailable", f"{key} is held by another worker or not due yet.", 5.0)
     try:
         result = carry_out(effect, context.clients)
+    except LostLease as lost:  # of the effect, not of the step
+        return HandBack("forge_unavailable", str(lost), 5.0)
     except Transient as error:
-        later(effect, error)
-        wait = 1.0 if isinstance(error, Ambiguous) else (error.retry_after or 5.0)
-        return HandBack("forge_unavailable", str(error), wait)
+        return HandBack("forge_unavailable", str(error), later(effect, error))
     except Permanent as error:
         effects.fail(effect, str(error))
         return Failed("conflict" if error.code == "conflict" else "refused", str(error))

@@ -9,6 +9,7 @@ from typing import Any
 from app import authority, queries, stitcher, voice
 from app.commands import LATER_VERBS
 from app.context import Clients
+from app.edge import UNAVAILABLE
 from app.guard_rails import may
 from app.ledger import effects, inbox
 from app.ledger.chain import transaction
@@ -20,6 +21,7 @@ log = logging.getLogger("mosaic.runner")
 
 NEEDS_WRITE = frozenset({Verb.CANCEL, Verb.RETRY})
 _RETRY_SECONDS = 10.0
+_MOST_TRIES = 10  # of a command that fails by a fault of ours
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,16 +46,24 @@ def obey(delivery_id: int, clients: Clients) -> None:
     if row is None or row["state"] != "command":
         return
     try:
-        asked, refusal = _checked(row, clients)
+        _answer(row, *_checked(row, clients))
     except Transient as error:
-        with transaction():
-            inbox.postpone(delivery_id, error.retry_after or _RETRY_SECONDS, str(error))
-        return
+        inbox.postpone(delivery_id, error.retry_after or _RETRY_SECONDS, str(error))
     except Permanent as error:
         log.warning("delivery %s cannot be answered: %s", delivery_id, error)
-        with transaction():
-            inbox.attach(delivery_id, None, "failed", str(error))
-        return
+        inbox.attach(delivery_id, None, "failed", str(error))
+    except UNAVAILABLE as error:
+        inbox.postpone(delivery_id, _RETRY_SECONDS, str(error))
+    except Exception as error:
+        log.exception("the commands of delivery %s failed", delivery_id)
+        if row["attempts"] + 1 >= _MOST_TRIES:
+            inbox.attach(delivery_id, None, "failed", f"{type(error).__name__}: {error}")
+        else:
+            inbox.postpone(delivery_id, _RETRY_SECONDS * 2 ** row["attempts"], f"{type(error).__name__}: {error}")
+
+
+def _answer(row: dict[str, Any], asked: Asked, refusal: str) -> None:
+    delivery_id = row["id"]
     with transaction():
         if inbox.take_command(delivery_id) is None:
             return

@@ -10,9 +10,11 @@ import fcntl
 import hashlib
 import json
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from app.clients.git import Git
 from app.context import Context
@@ -22,6 +24,7 @@ from app.types import Cancelled, Done, Failed, Result
 from app.workbench import clean_checkout, run_command
 
 _TAIL = 4000  # characters of output in a failure
+_LOCK_SECONDS = 0.1
 
 
 def setup(context: Context) -> Result:
@@ -32,7 +35,7 @@ def setup(context: Context) -> Result:
     git = context.clients.git(context.job.repository_id)
     key = cache_key(context, git)
     cache = context.paths.setup_cache(key)
-    with _only_one(cache):
+    with _only_one(context, cache):
         if (cache / "complete").exists():
             return Done(output={"cache": key, "reused": True})
         return _fill(context, git, cache, key)
@@ -81,9 +84,20 @@ def _keep(work: Path, cache: Path, outputs: tuple[str, ...]) -> None:
 
 
 @contextmanager
-def _only_one(cache: Path) -> Iterator[None]:
-    """Two jobs that need the same cache do not both fill it."""
+def _only_one(context: Context, cache: Path) -> Iterator[None]:
+    """Two jobs that need the same cache do not both fill it. Who waits can be stopped: the other may be frozen."""
     cache.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with (cache.parent / f"{cache.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        while not _taken(lock):
+            if context.cancelled():
+                raise Cancelled("setup")
+            time.sleep(_LOCK_SECONDS)
         yield
+
+
+def _taken(lock: IO[str]) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

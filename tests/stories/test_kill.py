@@ -34,7 +34,9 @@ end $$;
 create or replace trigger test_hold before update on job_steps for each row
     when (old.status = 'running' and new.status = 'completed') execute function test_hold();
 """
-RELEASE = "drop trigger if exists test_hold on job_steps; drop function if exists test_hold; drop table if exists test_arms"
+RELEASE = (
+    "drop trigger if exists test_hold on job_steps; drop function if exists test_hold; drop table if exists test_arms"
+)
 
 
 @contextmanager
@@ -95,8 +97,11 @@ def test_every_step_loses_its_worker_once(story: Story) -> None:
     assert (job["status"], job["reason"]) == ("completed", "done")
     lost = [event["step"].split("@")[0] for event in mosaic.events(job["id"]) if event["kind"] == "worker.lost"]
     assert sorted(lost) == sorted(pools)
-    assert all(step["attempt"] == 1 for step in mosaic.steps(job["id"]) if step["name"] not in
-               ("runner.checkout", "runner.setup")), "a crash of ours costs no attempt"
+    assert all(
+        step["attempt"] == 1
+        for step in mosaic.steps(job["id"])
+        if step["name"] not in ("runner.checkout", "runner.setup")
+    ), "a crash of ours costs no attempt"
     story.settled()
     assert set(story.town.forge.branches(story.repo)) == {"main", f"mosaic/issue-{number}"}
     [pull] = story.pulls()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from datetime import datetime
+
 import pytest
 
 from tests.stories.words import link, same
@@ -31,15 +34,10 @@ POLICY = """@{who} Mosaic stopped: The change touched something that the policy 
 
 **Next:** Reword the request so that it stays clear of the paths named below, or make that part of the change by hand.
 
-```text
-- .gitea/workflows/x.yml: protected by `/.gitea/**`
-- tox.ini: protected by `tox.ini`: a section that decides about gates changed, or cannot be read
-```
+- `.gitea/workflows/x.yml`: protected by `/.gitea/**` (`protected_path`)
+- `tox.ini`: protected by `tox.ini` (`protected_path`)
 
-- `.gitea/workflows/x.yml`: protected by &#96;/.gitea/\\*\\*&#96; (`protected_path`)
-- `tox.ini`: protected by &#96;tox.ini&#96;: a section that decides about gates changed, or cannot be read (`protected_path`)
-
-Took <time> · <spent> · {job}"""  # noqa: E501
+Took <time> · <spent> · {job}"""
 
 
 def asked(story: Story, *, by: Account | None = None, text: str = "fix this") -> tuple[int, Json]:
@@ -99,7 +97,7 @@ def test_requests_that_are_not_started(town: Town) -> None:
         reason="config_invalid",
         cause="The repository's `.mosaic.toml` is not valid.",
         next=f"Correct the line named below on the default branch, then `@{town.bot.login} retry`.",
-        why=".mosaic.toml, line 4: limits.rounds must be a whole number, not a text.",
+        why='.mosaic.toml, line 4: limits.rounds must be a whole number, not "many".',
     )
     not_started(
         bare,
@@ -137,8 +135,8 @@ def test_nobody_can_tell_what_someone_else_who_puts_the_label_on_may_do(town: To
     number = story.issue()
     town.forge.label(town.bob.token, story.repo, number, "mosaic")
     why = (
-        f"Mosaic cannot tell what {town.bob.login} may do here. Set MOSAIC&#95;GITEA&#95;AUTHZ&#95;TOKEN, or make the bot "
-        "an administrator of the repository."
+        f"Mosaic cannot tell what {town.bob.login} may do here. Set MOSAIC_GITEA_AUTHZ_TOKEN, or make the bot an "
+        "administrator of the repository."
     )
     not_started(story, number, town.bob.login, why=why, **REFUSED)
 
@@ -225,6 +223,7 @@ def test_an_edit_asks_when_it_brings_a_new_mention_and_in_the_name_of_its_editor
     forge, alice, bob = town.forge, town.alice, town.bob
     number = by_post.issue()
     words = by_post.say(number, "add() is wrong", by=bob)
+    another_second(town, words)
     text = f"add() is wrong\n\n{town.mention('fix this [[script:nothing]]')}"
     forge.edit_comment(alice.token, by_post.repo, words["id"], text)
     [edited] = box.wait("issue_comment edited", by=alice.login)
@@ -244,6 +243,12 @@ def test_an_edit_asks_when_it_brings_a_new_mention_and_in_the_name_of_its_editor
     by_post.settled()
     needs_write = "`write` permission on the repository is needed; they have `read`."
     same(by_post.said(number)[-1], NOT_STARTED.format(who=bob.login, why=needs_write, **REFUSED))
+
+
+def another_second(town: Town, comment: Json) -> None:
+    """An edit within the second of the comment cannot be told from none: Gitea's stamps are whole seconds."""
+    written = datetime.fromisoformat(comment["created_at"]).timestamp()
+    town.mosaic.until(lambda: time.time() > written + 1.1, "another second")
 
 
 def test_a_protected_path_sends_the_agent_back_and_then_ends_the_job(town: Town) -> None:
@@ -274,7 +279,7 @@ def test_a_protected_path_sends_the_agent_back_and_then_ends_the_job(town: Town)
     job = stubborn.nth(numbers[stubborn], 1)
     forced = [event for event in town.mosaic.events(job["id"]) if event["kind"] == "continuation.forced"]
     assert [event["data"]["red"] for event in forced] == [["inspector.policy"]]
-    told = [request["last"][-1] for request in town.model.seen(marker[9:-2]) if request["round"] == 2][0]
+    told = next(request["last"][-1] for request in town.model.seen(marker[9:-2]) if request["round"] == 2)
     assert "Round 2 of 2" in told and ".gitea/workflows/x.yml" in told and "tox.ini" in told
     steps = [step for step in town.mosaic.steps(job["id"]) if step["name"] == "inspector.gate.test"]
     assert [step["status"] for step in steps] == ["skipped", "skipped"]  # no gate runs on what the policy refuses

@@ -281,6 +281,7 @@ def _summary(request: Mapping[str, Any], choice: Choice, authorization: str) -> 
         "tools": sorted(tool.get("function", {}).get("name", "") for tool in request.get("tools") or []),
         "system": "\n".join(system),
         "last": [text_of(m.get("content"))[:4000] for m in messages[-3:]],
+        "text": "\n".join(text_of(m.get("content")) for m in messages)[:200_000],
     }
 
 

@@ -1,0 +1,424 @@
+"""The spine when things break under it: connections that end, processes that freeze, results that cannot be stored."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, TypeVar
+
+import psycopg
+import pytest
+from peewee import OperationalError
+
+from app import queries, redact, rules, settings, stitcher
+from app.context import Clients, Context
+from app.edge import connected
+from app.ledger import effects, inbox, steps, workers
+from app.ledger.chain import entry, transaction
+from app.models import execute, fetch, fetch_one
+from app.queue import CROWD, ring_many
+from app.stitcher.sweep import take_back
+from app.types import Cancelled, Command, Done, Failed, HandBack, LostLease, Pool, Result, Verb
+from app.worker import Held, Worker
+from jobs import herald, runner, tasks
+from jobs.runner.setup import _only_one
+from tests import spine
+from tests.worlds.forge import Forge
+from tests.worlds.gitea import Fault, PracticeGitea
+
+pytestmark = pytest.mark.usefixtures("database")
+ROOT = Path(__file__).resolve().parent.parent
+T = TypeVar("T")
+
+
+def until(look: Callable[[], T | None], seconds: float = 20.0) -> T:
+    end = time.monotonic() + seconds
+    while not (found := look()):
+        assert time.monotonic() < end, f"waited {seconds:g} s"
+        time.sleep(0.02)
+    return found
+
+
+@pytest.fixture
+def live(database: str) -> Iterator[Worker]:
+    """A worker with its session lock and its heartbeat, as a consumer has one."""
+    worker = Worker(database, "control", 8)
+    worker.start()
+    yield worker
+    worker.stop()
+
+
+def clients_of(worker: Worker, forge: Any = None, env: dict[str, str] | None = None) -> Clients:
+    mine = settings.load("control", env) if env else None
+    return Clients(mine, rules.ServerConfig.load(None), worker, redact.Redactor(()), forge)  # type: ignore[arg-type]
+
+
+def hang_up(but: str = "") -> None:
+    """What a restart of the server does to every session of this database, except those of one name."""
+    fetch(
+        "select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() "
+        "and pid <> pg_backend_pid() and application_name <> %s",
+        but,
+    )
+
+
+def break_off() -> None:
+    """End our own session from within."""
+    with pytest.raises(OperationalError):
+        execute("select pg_terminate_backend(pg_backend_pid())")
+
+
+def first_step(job: int, worker_id: int) -> dict[str, Any]:
+    row = steps.claim(spine.ready_steps(job)[0], worker_id, "here")
+    assert row is not None
+    return row
+
+
+def lapse(step_id: int) -> None:
+    execute("update job_steps set lease_until = clock_timestamp() where id = %s", step_id)
+
+
+def step_now(step_id: int) -> dict[str, Any]:
+    row = fetch_one("select * from job_steps where id = %s", step_id)
+    assert row is not None
+    return row
+
+
+# ---------------------------------------------------------------- the database goes away and comes back
+
+
+def test_a_thread_whose_connection_ended_gets_a_new_one_at_its_next_statement() -> None:
+    with connected():
+        break_off()
+        assert fetch("select 1 as one") == [{"one": 1}]
+        break_off()
+        with transaction():
+            assert fetch("select 1 as one") == [{"one": 1}]
+    assert fetch("select 1 as one") == [{"one": 1}]
+
+
+def test_a_transaction_that_is_cut_off_is_not_gone_on_with() -> None:
+    job = spine.submit()
+    with pytest.raises(OperationalError), entry(job) as locked:
+        locked.event("step.output", text="never")
+        break_off()
+    assert "step.output" not in [event.kind for event in queries.events(job)]
+    assert spine.broken_links(job) == []
+
+
+def test_a_worker_that_lost_its_session_is_alive_again_and_its_slots_count(live: Worker) -> None:
+    execute("update workers set started_at = started_at - interval '1 minute'")
+    hang_up()
+    workers.bury_dead()
+    until(lambda: queries.workers_alive("control") == 8 and queries.live_workers() == {"control": 1})
+
+
+def test_a_restart_of_the_database_takes_no_step_from_its_worker(live: Worker) -> None:
+    job = spine.submit()
+    row = first_step(job, live.id)
+    with live.holding(row, interruptible=False) as held:
+        hang_up()
+        until(lambda: row["id"] not in queries.lost_steps())
+        stitcher.sweep()
+        assert not held.stop.is_set()
+    assert stitcher.record(row, spine.admitted(job))
+    assert step_now(row["id"])["crashes"] == 0
+
+
+def test_a_result_is_recorded_though_the_connection_ended_under_the_work(live: Worker) -> None:
+    job = spine.submit()
+    [admit] = spine.ready_steps(job)
+
+    def work(context: Context) -> Result:
+        context.log("before")
+        break_off()
+        return spine.admitted(job)
+
+    tasks.perform(admit, work, clients_of(live))
+    done = step_now(admit)
+    assert (done["status"], done["faults"], done["crashes"]) == ("completed", 0, 0)
+    assert queries.log(admit) == "before"
+
+
+def test_work_that_the_database_interrupts_is_done_again_and_spends_no_attempt(live: Worker) -> None:
+    job = spine.submit()
+    [admit] = spine.ready_steps(job)
+
+    def work(context: Context) -> Result:
+        execute("select pg_terminate_backend(pg_backend_pid())")
+        raise AssertionError("the statement above has failed")
+
+    tasks.perform(admit, work, clients_of(live))
+    row = step_now(admit)
+    assert (row["status"], row["reason"], row["attempt"], row["faults"]) == ("pending", "database_unavailable", 1, 1)
+
+
+def test_no_fault_ends_the_sweep(database: str) -> None:
+    rounds: list[int] = []
+
+    def sweep() -> None:
+        rounds.append(1)
+        if len(rounds) == 1:
+            raise OperationalError("deadlock detected")
+        if len(rounds) == 2:
+            raise RuntimeError("anything else")
+
+    worker = Worker(database, "control", 1)
+    worker.start(sweep)
+    until(lambda: len(rounds) >= 3)
+    worker.stop()
+
+
+# ---------------------------------------------------------------- frozen and dead workers
+
+
+def test_the_lease_of_a_step_that_nobody_works_on_any_more_lapses(live: Worker) -> None:
+    """A thread that ended without a result (the database refused it) leaves a running step behind."""
+    job = spine.submit()
+    row = first_step(job, live.id)
+    with live.holding(row, interruptible=False):
+        lapse(row["id"])
+        live._look(renew=True)
+        assert step_now(row["id"])["lease_until"] > queries.now()
+    lapse(row["id"])
+    live._look(renew=True)
+    assert queries.lost_steps() == [row["id"]]
+
+
+def test_a_process_that_lost_a_step_and_got_it_again_still_renews_it(live: Worker) -> None:
+    job = spine.submit()
+    row = first_step(job, live.id)
+    with ExitStack() as earlier:
+        before = earlier.enter_context(live.holding(row, interruptible=False))
+        lapse(row["id"])
+        take_back(row["id"])
+        with live.holding(first_step(job, live.id), interruptible=False) as now:
+            live._look(renew=True)
+            assert (before.why, now.why) == ("lost", "")
+            earlier.close()  # the thread that lost it ends
+            lapse(row["id"])
+            live._look(renew=True)
+            assert queries.lost_steps() == []
+
+
+def test_a_frozen_sweeper_does_not_keep_the_office(database: str) -> None:
+    script = (
+        "import sys, time\nfrom app import models, worker\nworker.FROZEN_SECONDS = 1\n"
+        "models.bind(sys.argv[1])\nworker.Worker(sys.argv[1], 'control', 1).start(lambda: print('swept', flush=True))\n"
+        "time.sleep(600)\n"
+    )
+    other = subprocess.Popen([sys.executable, "-c", script, database], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    swept = threading.Event()
+    worker = Worker(database, "control", 1)
+    try:
+        assert other.stdout is not None and other.stdout.readline() == "swept\n"
+        other.send_signal(19)  # SIGSTOP
+        worker.start(swept.set)
+        assert swept.wait(20)
+    finally:
+        worker.stop()
+        other.kill()
+        other.wait()
+        other.stdout.close() if other.stdout else None
+
+
+def test_a_worker_of_another_database_of_the_server_proves_nothing(cluster: Any, live: Worker) -> None:
+    job, dead = spine.submit(), spine.worker()
+    first_step(job, dead)
+    with psycopg.connect(cluster.url("mosaic_app", "postgres"), autocommit=True) as elsewhere:
+        elsewhere.execute("select pg_advisory_lock(%s, %s)", (workers.LOCK_CLASS, dead))
+        assert len(queries.lost_steps()) == 1
+
+
+def test_who_waits_for_a_frozen_setup_can_be_stopped(live: Worker, tmp_path: Path) -> None:
+    row = first_step(spine.submit(), live.id)
+    held = Held(row["id"], row["fence"], interruptible=True)
+    context = Context(row, clients_of(live), held)
+    with _only_one(context, tmp_path / "cache"):
+        held.end("cancel")
+        with pytest.raises(Cancelled), _only_one(context, tmp_path / "cache"):
+            raise AssertionError("two hold one lock")
+
+
+def test_a_stop_of_the_process_does_not_throw_away_work_that_is_done(live: Worker) -> None:
+    row = first_step(spine.submit(), live.id)
+    held = Held(row["id"], row["fence"], interruptible=True)
+    held.end("drain")
+    context = Context(row, clients_of(live), held)
+    assert tasks.attempt(context, lambda _: Done(output={"text": "paid for"}), ()) == Done(output={"text": "paid for"})
+    handed_back = tasks.attempt(context, lambda _: Failed("cancelled"), ("runner.checkout",))
+    assert isinstance(handed_back, HandBack) and handed_back.redo == ("runner.checkout",)
+
+
+# ---------------------------------------------------------------- results and rows that cannot be stored
+
+
+def test_a_result_that_cannot_be_stored_ends_the_step_as_an_internal_error(live: Worker) -> None:
+    job = spine.submit()
+    [admit] = spine.ready_steps(job)
+    tasks.perform(admit, lambda _: Done(facts={"no_such_column": 1}), clients_of(live))
+    row = step_now(admit)
+    assert (row["status"], row["reason"]) == ("failed", "internal_error")
+    assert "no_such_column" in row["detail"]
+    again = [step for step in queries.steps(job) if step.name == "runner.admit"]
+    assert [step.attempt for step in again] == [1, 2]
+
+
+def test_a_command_that_always_fails_is_given_up(live: Worker) -> None:
+    with transaction():
+        number = inbox.receive(
+            "gitea", "d-1", dedup_key="k", event="issue_comment", state="command", trigger=spine.trigger(),
+            commands=[Command(Verb.HELP)],
+        )  # fmt: skip
+    assert number is not None
+    for _ in range(20):
+        runner.obey(number, clients_of(live))  # without a forge it fails
+        execute("update deliveries set run_after = clock_timestamp()")
+    row = queries.delivery(number)
+    assert row is not None and (row["state"], row["attempts"]) == ("failed", 9)
+    assert inbox.due_commands() == []
+
+
+def test_bells_do_not_pile_up_while_nobody_answers_them() -> None:
+    job = spine.submit()
+    with transaction():
+        ring_many(Pool.CONTROL, "runner.admit", [spine.ready_steps(job)[0]] * CROWD)
+    hanging = len(spine.bells())
+    execute("update job_steps set rung_at = rung_at - interval '1 minute'")
+    execute("update effects set rung_at = rung_at - interval '1 minute'")
+    stitcher.sweep()
+    assert len(spine.bells()) == hanging
+    spine.silence()
+    stitcher.sweep()
+    assert {task for _, task, _ in spine.bells()} >= {"runner.admit", "herald.deliver"}
+
+
+# ---------------------------------------------------------------- effects
+
+
+@pytest.fixture
+def forge(tmp_path: Path) -> Iterator[SimpleNamespace]:
+    practice = PracticeGitea(tmp_path / "gitea", "a" * 40).start()
+    hands = Forge(practice.url, "a" * 40, control=True)
+    bot, alice = hands.make_user("mosaic"), hands.make_user("alice")
+    repo = hands.make_repo(alice.login, "calc", {"calc.py": "x = 1\n"})
+    hands.collaborator(repo, bot.login)
+    number = int(hands.open_issue(alice.token, repo, "title")["number"])
+    yield SimpleNamespace(practice=practice, hands=hands, bot=bot, repo=repo, number=number)
+    practice.stop()
+
+
+def test_a_late_write_of_a_lost_owner_does_not_stay(live: Worker, forge: SimpleNamespace, tmp_path: Path) -> None:
+    """An old status comment arrives after the newer one: it is written over."""
+    env = {
+        "MOSAIC_DATA_DIR": str(tmp_path / "var"), "MOSAIC_SECRET_KEY": "s" * 40, "MOSAIC_GITEA_URL": forge.practice.url,
+        "MOSAIC_GITEA_TOKEN": forge.bot.token, "MOSAIC_GITEA_WEBHOOK_SECRET": "w" * 40,
+    }  # fmt: skip
+    clients = clients_of(live, tasks.GiteaClient(forge.practice.url, forge.bot.token), env)
+    runner.introduce(clients)
+    repository = clients.forge.repository(forge.repo) if clients.forge else None
+    assert repository is not None
+    job = spine.submit(repository_id=repository.id, repository=forge.repo, number=forge.number)
+    assert stitcher.record(first_step(job, live.id), spine.admitted(job))
+    effect = queries.effect(f"job:{job}:status")
+    assert effect is not None
+    herald.deliver(effect["id"], clients)
+
+    def deliver(*, late: bool) -> None:
+        with connected():
+            execute("update effects set next_at = clock_timestamp(), lease_until = null where id = %s", effect["id"])
+            herald.deliver(effect["id"], clients)
+
+    steps.event(first_step(job, live.id), "step.output", text="something happens")
+    stitcher.tell(job, at_once=True)
+    forge.practice.world.faults.add(Fault("PATCH", "/issues/comments/", "stall", seconds=2.0))
+    frozen = threading.Thread(target=deliver, kwargs={"late": True})
+    frozen.start()
+    until(lambda: fetch("select 1 as yes from effects where id = %s and fence = 2", effect["id"]))
+    until(lambda: not forge.practice.world.faults._rules)  # its write is under way
+    assert stitcher.cancel(job, "gitea:alice")
+    deliver(late=False)
+    frozen.join()
+    deliver(late=False)
+    [text] = [one["body"] for one in forge.hands.comments(forge.repo, forge.number)]
+    row = queries.effect(effect["key"])
+    assert row is not None and (row["state"], row["told"]) == ("done", row["wanted"])
+    assert "stop" in text.lower() or "cancel" in text.lower(), text
+
+
+# ---------------------------------------------------------------- everything at once
+
+
+def test_many_hands_on_many_jobs_never_block_each_other_for_good() -> None:
+    """Claims, results, lost workers, sweeps, renewals, cancels and effects side by side: no deadlock, no gap."""
+    hands = [spine.worker(pool, 20) for pool in ("control", "agents", "gates")]
+    jobs = [
+        spine.submit(repository_id=n % 3 + 1, number=n % 6 + 1, object_id=9000 + n, priority=n % 3) for n in range(12)
+    ]
+    faults: list[BaseException] = []
+    over = threading.Event()
+
+    def keep(work: Callable[[random.Random], None], seed: int) -> threading.Thread:
+        def run() -> None:
+            chance = random.Random(seed)
+            while not over.is_set():
+                try:
+                    with connected():
+                        work(chance)
+                except Exception as fault:  # noqa: BLE001 - whatever it is, the test tells it
+                    faults.append(fault)
+
+        return threading.Thread(target=run)
+
+    def work(chance: random.Random) -> None:
+        found = spine.ready_steps()
+        row = steps.claim(chance.choice(found), chance.choice(hands), "here") if found else None
+        if row is None or chance.random() < 0.05:
+            return  # nothing to do, taken by another, or this worker dies with it
+        try:
+            steps.event(row, "step.output", text="x")
+        except LostLease:
+            return
+        stitcher.record(row, _chance_result(row, chance))
+
+    def renew(_: random.Random) -> None:
+        for hand in hands:
+            steps.renew(hand, [row["id"] for row in steps.running(hand)])
+
+    def tell(_: random.Random) -> None:
+        for found in fetch("select id from effects where state = 'planned' limit 5"):
+            effect = effects.claim(found["id"], hands[0])
+            if effect:
+                effects.done(effect, "1")
+
+    roles = [work] * 5 + [lambda _: stitcher.sweep()] * 2 + [renew, tell]
+    threads = [keep(role, seed) for seed, role in enumerate(roles)]
+    for thread in threads:
+        thread.start()
+    stitcher.cancel(jobs[3], "gitea:alice")
+    until(lambda: not queries.jobs(status=queries.OPEN), 60)
+    over.set()
+    for thread in threads:
+        thread.join()
+    assert faults == []
+    assert [job for job in jobs if spine.broken_links(job)] == []
+
+
+def _chance_result(row: dict[str, Any], chance: random.Random) -> Result:
+    if row["name"] == "runner.admit":
+        job = queries.job(row["job_id"])
+        assert job is not None
+        return spine.admitted(job.id, branch=f"mosaic/issue-{job.number}", gates=[spine.GATE])
+    lot = chance.random()
+    if row["name"] == "inspector.gate.test" and lot < 0.3:
+        return Failed("gate_red", "1 failed", output={"required": True})
+    if lot < 0.1:
+        return HandBack("forge_unavailable", "503", 0.0)
+    return spine.outcome(row, {})
