@@ -12,14 +12,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
-from app import queries, serve, stitcher
+from app import queries, schema, serve, stitcher
 from app.clients.gitea import GiteaClient
-from app.edge import connected, database_url, open_database
+from app.edge import connected, database_url, open_database, redactor_of
 from app.gitea_events import text_hash
 from app.ledger.chain import stamp, transaction, use_redactor
 from app.neutral import plain
-from app.redact import Redactor
-from app.settings import Settings, SettingsError, load, secrets_of
+from app.settings import Settings, SettingsError, load
 from app.types import REASONS, Job, MosaicError, Trigger
 
 LATER = (
@@ -41,9 +40,15 @@ LATER = (
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command; 0 = fine, 1 = it failed (the reason is printed), 2 = wrong use."""
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments, words = parser.parse_known_args(argv)
+    if arguments.command == "submit" and not any(word.startswith("-") for word in words):
+        arguments.instructions += words  # argparse gives up on words that follow an option
+    elif words and arguments.command not in LATER:
+        parser.error(f"unrecognized arguments: {' '.join(words)}")
     try:
         result = arguments.run(arguments)
+        sys.stdout.flush()
         return int(result or 0)
     except SettingsError as error:
         print(f"mosaic: {error}", file=sys.stderr)
@@ -53,6 +58,9 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # whoever read our output has seen enough, as in `mosaic jobs | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -70,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     add("migrate", cmd_migrate)
     listing = add("jobs", cmd_jobs)
     listing.add_argument("--repository", help="owner/name")
-    listing.add_argument("--limit", type=int, default=20)
+    listing.add_argument("--limit", type=_count, default=20, help="how many, from 1")
     add("show", cmd_show).add_argument("job", type=int)
     add("cancel", cmd_cancel).add_argument("job", type=int)
     add("retry", cmd_retry).add_argument("job", type=int)
@@ -82,10 +90,17 @@ def _parser() -> argparse.ArgumentParser:
     demo = add("demo", cmd_demo)
     demo.add_argument("--once", action="store_true", help="end with 0 when the pull request is there, 1 otherwise")
     for name in LATER:
-        later = commands.add_parser(name, help="comes with a later version")
+        # Whatever stands behind it, options included: the answer is the same.
+        later = commands.add_parser(name, help="comes with a later version", prefix_chars="\0", add_help=False)
         later.set_defaults(run=_not_yet)
         later.add_argument("rest", nargs="*")
     return parser
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not 0 < len(text) < 7 or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to 999999")
+    return int(text)
 
 
 def _not_yet(arguments: argparse.Namespace) -> int:
@@ -97,13 +112,16 @@ def _not_yet(arguments: argparse.Namespace) -> int:
 def _open() -> Iterator[Settings]:
     """The settings of the command line, with the database open."""
     settings = load("cli", os.environ, dotenv=serve.DOTENV)
-    use_redactor(Redactor(secrets_of(settings)))
+    use_redactor(redactor_of(settings))
     url = database_url(settings)
     if not serve.reachable(url):
         raise MosaicError(
             "The database does not answer. Is `mosaic serve` running, here or with this MOSAIC_DATABASE_URL?",
             code="database_unavailable",
         )
+    missing = schema.pending(url)
+    if missing:
+        raise MosaicError(f"The database lacks {', '.join(missing)}. Run `mosaic migrate`.", code="schema_outdated")
     open_database(url, "cli")
     with connected():
         yield settings
@@ -217,12 +235,19 @@ def cmd_retry(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _forge(settings: Settings) -> GiteaClient:
+    if not (settings.gitea_url and settings.gitea_token):
+        raise MosaicError(
+            "Set MOSAIC_GITEA_URL and MOSAIC_GITEA_TOKEN, or run this where `.env` has them.", code="unset"
+        )
+    bundle = str(settings.ca_bundle) if settings.ca_bundle else None
+    return GiteaClient(settings.gitea_url, settings.gitea_token, ca_bundle=bundle)
+
+
 def cmd_submit(arguments: argparse.Namespace) -> int:
     """Start a job from here: mosaic submit owner/name --issue 42 what to do."""
     with _open() as settings:
-        forge = GiteaClient(
-            settings.gitea_url, settings.gitea_token, ca_bundle=str(settings.ca_bundle) if settings.ca_bundle else None
-        )
+        forge = _forge(settings)
         repository = forge.repository(arguments.repository)
         if repository is None:
             raise MosaicError(f"{arguments.repository} is not visible to the bot.", code="not_found")

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from functools import cache, wraps
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from flask import Request, Response
 from flask.typing import ResponseReturnValue
@@ -44,6 +45,12 @@ def database_url(of: Settings) -> str:
     return Cluster(of.data_dir).app_url
 
 
+def redactor_of(of: Settings) -> Redactor:
+    """Hides every secret that a process of these settings holds, the database's password included."""
+    password = unquote(urlsplit(database_url(of)).password or "")
+    return Redactor((*secrets_of(of), password) if password else secrets_of(of))
+
+
 def open_database(url: str, name: str) -> None:
     """Bind the models of this process to the database; connections open when they are needed."""
     models.bind(url, application_name=f"mosaic-{name}")
@@ -59,7 +66,7 @@ def _ready() -> None:
     with _starting:
         if not _started:
             logs.configure(settings())
-            use_redactor(Redactor(secrets_of(settings())))
+            use_redactor(redactor_of(settings()))
             open_database(database_url(settings()), "web")
             _started = True
 

@@ -20,14 +20,13 @@ from app import queue, stitcher
 from app.clients.gitea import GiteaClient
 from app.clients.openclaw import OpenClaw
 from app.context import Clients, Context, Work
-from app.edge import UNAVAILABLE, connected, database_url, open_database
-from app.ledger import slots, steps
+from app.edge import UNAVAILABLE, connected, database_url, open_database, redactor_of
+from app.ledger import jobs, slots, steps
 from app.ledger.chain import use_redactor
 from app.paths import Paths
 from app.pipeline import PIPELINES, StepSpec
-from app.redact import Redactor
 from app.rules import ServerConfig
-from app.settings import Settings, secrets_of
+from app.settings import Settings
 from app.types import (
     REASONS,
     Cancelled,
@@ -136,7 +135,7 @@ def attempt(context: Context, work: Work, redo: tuple[str, ...]) -> Result | Non
     except Transient as error:
         result = HandBack("forge_unavailable", str(error), error.retry_after or backoff(row["faults"]))
     except Permanent as error:
-        result = Failed(_known(error, "refused"), str(error))
+        result = moved(context, error) if error.code == "moved" else Failed(_known(error, "refused"), str(error))
     except MosaicError as error:
         result = Failed(_known(error, "internal_error"), str(error))
     except UNAVAILABLE as error:
@@ -153,6 +152,19 @@ def attempt(context: Context, work: Work, redo: tuple[str, ...]) -> Result | Non
     return result  # what a control step has done is recorded even when a cancel came meanwhile
 
 
+def moved(context: Context, error: Permanent) -> Result:
+    """The repository has another name by now: learn it, and do the same work again at once."""
+    job = context.job
+    try:
+        found = context.forge.repository_by_id(job.repository_id)
+    except Transient as away:
+        return HandBack("forge_unavailable", str(away), backoff(context.row["faults"]))
+    if found is None or found.full_name == job.repository:
+        return Failed("refused", str(error))
+    jobs.rename(job.id, found.full_name)
+    return HandBack("forge_unavailable", f"The repository is {found.full_name} now.", 0.0)
+
+
 def _known(error: MosaicError, otherwise: str) -> str:
     return error.code if error.code in REASONS else otherwise
 
@@ -164,7 +176,7 @@ def backoff(faults: int) -> float:
 
 def build_clients(settings: Settings, pool: Pool, worker: Worker) -> Clients:
     """The edges this pool may use, from the secrets it holds."""
-    redactor = Redactor(secrets_of(settings))
+    redactor = redactor_of(settings)
     use_redactor(redactor)
     server = ServerConfig.load(settings.config_path)
     bundle = str(settings.ca_bundle) if settings.ca_bundle else None

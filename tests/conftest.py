@@ -48,8 +48,23 @@ def session_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 # Modules that start servers or many processes, or search long: left out of `make quick`, part of `make test`.
 LONG = frozenset(
-    "test_postgres test_processes test_sandbox test_client_git test_client_tls test_world_gitea test_pages "
-    "test_quality_rails test_reports test_redact test_rules test_engine test_schema test_cli test_receiver".split()
+    [
+        "test_postgres",
+        "test_processes",
+        "test_sandbox",
+        "test_client_git",
+        "test_client_tls",
+        "test_world_gitea",
+        "test_pages",
+        "test_quality_rails",
+        "test_reports",
+        "test_redact",
+        "test_rules",
+        "test_engine",
+        "test_schema",
+        "test_cli",
+        "test_receiver",
+    ]
 )
 
 

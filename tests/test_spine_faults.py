@@ -28,6 +28,7 @@ from app.stitcher.sweep import take_back
 from app.types import Cancelled, Command, Done, Failed, HandBack, LostLease, Pool, Result, Verb
 from app.worker import Held, Worker
 from jobs import herald, runner, tasks
+from jobs.herald.publish import _carry
 from jobs.runner.setup import _only_one
 from tests import spine
 from tests.worlds.forge import Forge
@@ -232,7 +233,7 @@ def test_a_frozen_sweeper_does_not_keep_the_office(database: str) -> None:
 def test_a_worker_of_another_database_of_the_server_proves_nothing(cluster: Any, live: Worker) -> None:
     job, dead = spine.submit(), spine.worker()
     first_step(job, dead)
-    with psycopg.connect(cluster.url("mosaic_app", "postgres"), autocommit=True) as elsewhere:
+    with psycopg.connect(cluster.url("postgres", "postgres"), autocommit=True) as elsewhere:
         elsewhere.execute("select pg_advisory_lock(%s, %s)", (workers.LOCK_CLASS, dead))
         assert len(queries.lost_steps()) == 1
 
@@ -315,42 +316,82 @@ def forge(tmp_path: Path) -> Iterator[SimpleNamespace]:
     practice.stop()
 
 
-def test_a_late_write_of_a_lost_owner_does_not_stay(live: Worker, forge: SimpleNamespace, tmp_path: Path) -> None:
-    """An old status comment arrives after the newer one: it is written over."""
+@pytest.fixture
+def herald_clients(live: Worker, forge: SimpleNamespace, tmp_path: Path) -> Clients:
+    """What a control consumer holds: the bot's token for the practice forge."""
     env = {
         "MOSAIC_DATA_DIR": str(tmp_path / "var"), "MOSAIC_SECRET_KEY": "s" * 40, "MOSAIC_GITEA_URL": forge.practice.url,
         "MOSAIC_GITEA_TOKEN": forge.bot.token, "MOSAIC_GITEA_WEBHOOK_SECRET": "w" * 40,
     }  # fmt: skip
     clients = clients_of(live, tasks.GiteaClient(forge.practice.url, forge.bot.token), env)
     runner.introduce(clients)
-    repository = clients.forge.repository(forge.repo) if clients.forge else None
+    return clients
+
+
+def job_on(forge: SimpleNamespace, clients: Clients) -> int:
+    """An admitted job for the issue of the practice forge."""
+    assert clients.forge is not None
+    repository = clients.forge.repository(forge.repo)
     assert repository is not None
     job = spine.submit(repository_id=repository.id, repository=forge.repo, number=forge.number)
-    assert stitcher.record(first_step(job, live.id), spine.admitted(job))
+    assert stitcher.record(first_step(job, clients.worker.id), spine.admitted(job))
+    return job
+
+
+def stall(forge: SimpleNamespace, method: str, path: str) -> Callable[[], bool]:
+    """The next such request takes two seconds; the answer says whether it is under way."""
+    forge.practice.world.faults.add(Fault(method, path, "stall", seconds=2.0))
+    return lambda: not forge.practice.world.faults._rules
+
+
+def test_a_late_write_of_a_lost_owner_does_not_stay(forge: SimpleNamespace, herald_clients: Clients) -> None:
+    """An old status comment arrives after the newer one: it is written over."""
+    job = job_on(forge, herald_clients)
     effect = queries.effect(f"job:{job}:status")
     assert effect is not None
-    herald.deliver(effect["id"], clients)
 
-    def deliver(*, late: bool) -> None:
+    def deliver() -> None:
         with connected():
             execute("update effects set next_at = clock_timestamp(), lease_until = null where id = %s", effect["id"])
-            herald.deliver(effect["id"], clients)
+            herald.deliver(effect["id"], herald_clients)
 
-    steps.event(first_step(job, live.id), "step.output", text="something happens")
-    stitcher.tell(job, at_once=True)
-    forge.practice.world.faults.add(Fault("PATCH", "/issues/comments/", "stall", seconds=2.0))
-    frozen = threading.Thread(target=deliver, kwargs={"late": True})
+    deliver()
+    first_step(job, herald_clients.worker.id)
+    stitcher.tell(job)
+    under_way = stall(forge, "PATCH", "/issues/comments/")
+    frozen = threading.Thread(target=deliver)
     frozen.start()
-    until(lambda: fetch("select 1 as yes from effects where id = %s and fence = 2", effect["id"]))
-    until(lambda: not forge.practice.world.faults._rules)  # its write is under way
+    until(under_way)
     assert stitcher.cancel(job, "gitea:alice")
-    deliver(late=False)
+    deliver()
+    [newest] = [one["body"] for one in forge.hands.comments(forge.repo, forge.number)]
     frozen.join()
-    deliver(late=False)
-    [text] = [one["body"] for one in forge.hands.comments(forge.repo, forge.number)]
+    [late] = [one["body"] for one in forge.hands.comments(forge.repo, forge.number)]
+    assert late != newest
+    deliver()
+    assert [newest] == [one["body"] for one in forge.hands.comments(forge.repo, forge.number)]
     row = queries.effect(effect["key"])
     assert row is not None and (row["state"], row["told"]) == ("done", row["wanted"])
-    assert "stop" in text.lower() or "cancel" in text.lower(), text
+
+
+def test_a_publisher_that_lost_its_effect_hands_its_step_back(forge: SimpleNamespace, herald_clients: Clients) -> None:
+    job = job_on(forge, herald_clients)
+    row = first_step(job, herald_clients.worker.id)
+    context = Context(row, herald_clients, Held(row["id"], row["fence"], interruptible=False))
+    under_way = stall(forge, "GET", "/pulls")
+
+    def lapse_it() -> None:
+        with connected():
+            until(under_way)
+            execute("update effects set lease_until = clock_timestamp() where kind = 'pull_request'")
+
+    helper = threading.Thread(target=lapse_it)
+    helper.start()
+    target = {"repository_id": context.job.repository_id, "repository": forge.repo, "number": forge.number}
+    result = _carry(context, f"job:{job}:pull", "pull_request", target)
+    helper.join()
+    assert isinstance(result, HandBack) and "no longer ours" in result.detail
+    assert forge.hands.pulls(forge.repo) == []
 
 
 # ---------------------------------------------------------------- everything at once

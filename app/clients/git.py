@@ -224,7 +224,7 @@ def _push_result(output: Output, ref: str) -> Literal["pushed", "same", "conflic
         return "conflict"
     if "[remote rejected]" not in summary:
         raise remote_failure("push", output, write=True)
-    if "lock" in summary or "incorrect old value" in summary:
+    if any(word in f"{summary} {output.err}" for word in _MOVED) or "lock" in summary:
         raise Transient(f"git push: the branch moved while it was written: {said(summary)}")
     words = remote_said(output.err) or said(summary)
     raise Permanent(f"The forge refused the push to {ref}: {words}", status=403, code="push_refused")

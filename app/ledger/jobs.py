@@ -111,6 +111,12 @@ def request_cancel(entry: Entry, actor: str) -> bool:
     return True
 
 
+def rename(job_id: int, repository: str) -> None:
+    """The job's repository has another name now."""
+    with chain.entry(job_id) as job:
+        job.set(repository=repository)
+
+
 def remember_repository(repository_id: int, full_name: str, default_branch: str, private: bool, label: str) -> None:
     db.execute_sql(
         "insert into repositories (id, full_name, default_branch, private, trigger_label) values (%s,%s,%s,%s,%s) "

@@ -66,7 +66,19 @@ def test_strangers_comments_and_later_ones_are_excluded_and_listed(story: Story)
 
 def test_a_job_from_the_command_line_without_an_issue(story: Story) -> None:
     town = story.town
-    command = [sys.executable, "-m", "app", "submit", story.repo, "add()", "should", "add", "[[script:right]]"]
+    command = [
+        sys.executable,
+        "-m",
+        "app",
+        "submit",
+        story.repo,
+        "--priority",
+        "1",
+        "add()",
+        "should",
+        "add",
+        "[[script:right]]",
+    ]
     said = subprocess.run(
         command, cwd=ROOT, env={**os.environ, **town.mosaic.env}, capture_output=True, text=True, check=True
     )

@@ -1,4 +1,4 @@
-"""The forge fails in the worst moment: an answer is lost after the write, it is overloaded, down, or the place has moved."""
+"""The forge fails in the worst moment: an answer is lost after the write, it is overloaded, away, or the place moves."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ def well(story: Story, number: int = 1) -> Json:
 
 
 def started(story: Story) -> None:
-    number = story.issue()
-    story.say(number, story.town.mention(f"fix this {story.script(*RIGHT)}"))
+    """The request stands in the issue itself, so that no comment but the bot's is made."""
+    story.issue(body=story.town.mention(f"fix this {story.script(*RIGHT)}"))
 
 
 def test_answers_that_are_lost_after_the_write_leave_one_of_each(town: Town) -> None:
