@@ -156,13 +156,16 @@ def test_jobs_and_show(home: Home) -> None:
     assert spine.work(done, me, {"inspector.gate.test": gate}) == "completed"
     refused = spine.submit(repository_id=501, repository="acme/shown")
     assert spine.work(refused, me, {"runner.admit": lambda row: Failed("refused", "bob may only read")}) == "failed"
+    queued: list[int] = []
     held = spine.submit(repository_id=501, repository="acme/shown")
     slow = {"runner.snapshot": lambda row: HandBack("forge_unavailable", "503", 3600.0)}
     assert spine.work(held, me, slow) == "running"
-    queued = [spine.submit(repository_id=501, repository="acme/shown") for _ in range(2)]
-    for job in queued:
-        assert spine.work(job, me) == "queued"
+    for other, state in ((500, "running"), (500, "queued"), (501, "queued"), (501, "queued")):
+        job = spine.submit(repository_id=other, repository="acme/shown" if other == 501 else "acme/other")
+        queued.append(job)
+        assert spine.work(job, me, slow) == state
 
+    queued = queued[2:]  # a place in the queue is one among the jobs of the same repository
     lines = home.mosaic("jobs", "--repository", "ACME/shown").stdout.splitlines()
     assert [line.split()[0] for line in lines] == [str(job) for job in (*reversed(queued), held, refused, done)]
     assert "queued (2. in the queue)" in lines[0] and "queued (1. in the queue)" in lines[1]

@@ -306,43 +306,56 @@ def test_other_methods_and_paths_answer_in_the_same_shape(web: Client) -> None:
 # ---------------------------------------------------------------- payloads that nobody should send
 
 
-NESTED = 5000
-BROKEN: dict[str, bytes] = {
+DEEP = 100  # levels that Python itself would read
+DEEPER = 5000  # levels that it would not
+BROKEN: dict[str, bytes] = {  # instead of a payload
     "empty": b"",
     "not JSON": b"payload",
     "cut off": b'{"action": "created"',
     "an array": b"[]",
     "a number": b"7",
     "null": b"null",
-    "not UTF-8": b'{"action": "\xff"}',
     "UTF-16": '{"action": "created"}'.encode("utf-16"),
     "a byte order mark": b"\xef\xbb\xbf{}",
-    "NaN": b'{"action": NaN}',
-    "Infinity": b'{"action": -Infinity}',
-    "a lone surrogate": b'{"action": "\\ud800"}',
-    "a lone surrogate in a key": b'{"\\udfff": 1}',
-    "a key twice": b'{"action": "created", "action": "deleted"}',
-    "a key twice, deep inside": b'{"sender": {"id": 1, "id": 2}}',
-    "deep arrays": b'{"a": ' + b"[" * NESTED + b"]" * NESTED + b"}",
-    "deep objects": b'{"a": ' + b'{"a":' * NESTED + b"1" + b"}" * NESTED + b"}",
     "never closed": b"[" * 100_000,
-    "a number of 100000 digits": b'{"action": ' + b"9" * 100_000 + b"}",
     "two values": b"{} {}",
-    "a comment": b"{/* */}",
-    "a raw control character": b'{"action": "\x01"}',
     "no sender": b"{}",
     "a sender who is a text": b'{"sender": "mosaic"}',
 }
+ODD: dict[str, bytes] = {  # at the end of a payload that is right in all else
+    "not UTF-8": b'"odd": "\xff"',
+    "NaN": b'"odd": NaN',
+    "Infinity": b'"odd": [-Infinity]',
+    "a lone surrogate": b'"odd": "\\ud800"',
+    "a lone surrogate in a key": b'"\\udfff": 1',
+    "half a pair": b'"odd": "\\ud83d\\u0041"',
+    "a key twice": b'"action": "created"',
+    "a key twice, deep inside": b'"odd": [{"id": 1, "id": 1}]',
+    "deep arrays": b'"odd": ' + b"[" * DEEP + b"]" * DEEP,
+    "deep objects": b'"odd": ' + b'{"a":' * DEEP + b"1" + b"}" * DEEP,
+    "deeper arrays": b'"odd": ' + b"[" * DEEPER + b"]" * DEEPER,
+    "deeper objects": b'"odd": ' + b'{"a":' * DEEPER + b"1" + b"}" * DEEPER,
+    "a number of 100000 digits": b'"odd": ' + b"9" * 100_000,
+    "a raw control character": b'"odd": "\x01"',
+    "a comment": b"/* odd */",
+    "nothing": b"",
+}
+
+
+def with_odd(letter: Letter, odd: bytes) -> bytes:
+    return letter.body.rstrip().removesuffix(b"}") + b", " + odd + b"}"
 
 
 def test_a_signed_payload_that_cannot_be_read_is_kept_and_refused(web: Client, comment: Letter) -> None:
-    for number, (name, body) in enumerate(BROKEN.items()):
+    broken = BROKEN | {name: with_odd(comment, odd) for name, odd in ODD.items()}
+    for number, (name, body) in enumerate(broken.items()):
         for _ in range(2):  # sent again, it is neither kept twice nor accepted
             refused(hand(web, comment, body, X_Gitea_Delivery=f"broken-{number:03}"), 400, "bad_payload", name)
     kept = fetch("select * from deliveries order by delivery_id")
-    assert [bytes(row["body"]) for row in kept] == list(BROKEN.values())
+    assert [bytes(row["body"]) for row in kept] == list(broken.values())
     assert {row["state"] for row in kept} == {"failed"} and all(row["reason"] for row in kept)
     assert fetch("select 1 as yes from runner_jobs") == []
+    assert (hand(web, comment, with_odd(comment, b'"odd": "[[[{\\"[[{{"')).json or {})["job"], "brackets within a text"
 
 
 def test_nul_and_emoji_and_infinite_numbers_harm_nobody(web: Client, comment: Letter) -> None:
@@ -361,7 +374,7 @@ def test_nul_and_emoji_and_infinite_numbers_harm_nobody(web: Client, comment: Le
 
 MISSING = object()
 WRONG: tuple[Any, ...] = (
-    MISSING, None, True, False, 0, -1, 2**31, 2**40, 2**63 - 1, 2**63, 2**70, 1.5, "", "x", "7", "@mosaic fix",
+    MISSING, None, True, False, 0, -1, 2**31, 2**40, 2**63 - 1, 2**63, 2**70, 1.5, "", "x", "7", "a\0b", "@mosaic fix",
     "x" * 5000, [], [5], [None], [{}], [{"login": 5, "id": "5", "name": None}], {}, {"id": None}, {"a": [{}]},
 )  # fmt: skip
 

@@ -61,13 +61,16 @@ def clients_of(worker: Worker, forge: Any = None, env: dict[str, str] | None = N
     return Clients(mine, rules.ServerConfig.load(None), worker, redact.Redactor(()), forge)  # type: ignore[arg-type]
 
 
-def hang_up(but: str = "") -> None:
-    """What a restart of the server does to every session of this database, except those of one name."""
-    fetch(
-        "select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() "
-        "and pid <> pg_backend_pid() and application_name <> %s",
-        but,
-    )
+def hang_up() -> None:
+    """End every other session of this database, as a restart of the server does; returns when they are gone."""
+    ended = [
+        row["pid"]
+        for row in fetch(
+            "select pid, pg_terminate_backend(pid) from pg_stat_activity "
+            "where datname = current_database() and pid <> pg_backend_pid()"
+        )
+    ]
+    until(lambda: not fetch("select 1 as yes from pg_stat_activity where pid = any(%s)", ended))
 
 
 def break_off() -> None:
@@ -115,9 +118,8 @@ def test_a_transaction_that_is_cut_off_is_not_gone_on_with() -> None:
 
 
 def test_a_worker_that_lost_its_session_is_alive_again_and_its_slots_count(live: Worker) -> None:
-    execute("update workers set started_at = started_at - interval '1 minute'")
+    execute("update workers set ended_at = clock_timestamp()")  # what a sweep does while the session is gone
     hang_up()
-    workers.bury_dead()
     until(lambda: queries.workers_alive("control") == 8 and queries.live_workers() == {"control": 1})
 
 
@@ -148,6 +150,33 @@ def test_a_result_is_recorded_though_the_connection_ended_under_the_work(live: W
     assert queries.log(admit) == "before"
 
 
+def test_a_result_is_recorded_though_the_first_try_is_cut_off(live: Worker, database: str) -> None:
+    """Another session holds the job's row; the server ends ours while it waits for it."""
+    job = spine.submit()
+    [admit] = spine.ready_steps(job)
+    other = psycopg.connect(database)
+
+    def work(context: Context) -> Result:
+        other.execute("select 1 from runner_jobs for update")
+        return spine.admitted(job)
+
+    def cut_off() -> None:
+        with connected():
+            until(
+                lambda: fetch(
+                    "select pg_terminate_backend(pid) from pg_stat_activity where wait_event_type = 'Lock' "
+                    "and datname = current_database()"
+                )
+            )
+            other.close()
+
+    helper = threading.Thread(target=cut_off)
+    helper.start()
+    tasks.perform(admit, work, clients_of(live))
+    helper.join()
+    assert step_now(admit)["status"] == "completed"
+
+
 def test_work_that_the_database_interrupts_is_done_again_and_spends_no_attempt(live: Worker) -> None:
     job = spine.submit()
     [admit] = spine.ready_steps(job)
@@ -161,6 +190,7 @@ def test_work_that_the_database_interrupts_is_done_again_and_spends_no_attempt(l
     assert (row["status"], row["reason"], row["attempt"], row["faults"]) == ("pending", "database_unavailable", 1, 1)
 
 
+@pytest.mark.slow
 def test_no_fault_ends_the_sweep(database: str) -> None:
     rounds: list[int] = []
 
@@ -209,6 +239,7 @@ def test_a_process_that_lost_a_step_and_got_it_again_still_renews_it(live: Worke
             assert queries.lost_steps() == []
 
 
+@pytest.mark.slow
 def test_a_frozen_sweeper_does_not_keep_the_office(database: str) -> None:
     script = (
         "import sys, time\nfrom app import models, worker\nworker.FROZEN_SECONDS = 1\n"
@@ -344,6 +375,7 @@ def stall(forge: SimpleNamespace, method: str, path: str) -> Callable[[], bool]:
     return lambda: not forge.practice.world.faults._rules
 
 
+@pytest.mark.slow
 def test_a_late_write_of_a_lost_owner_does_not_stay(forge: SimpleNamespace, herald_clients: Clients) -> None:
     """An old status comment arrives after the newer one: it is written over."""
     job = job_on(forge, herald_clients)
@@ -374,6 +406,7 @@ def test_a_late_write_of_a_lost_owner_does_not_stay(forge: SimpleNamespace, hera
     assert row is not None and (row["state"], row["told"]) == ("done", row["wanted"])
 
 
+@pytest.mark.slow
 def test_a_publisher_that_lost_its_effect_hands_its_step_back(forge: SimpleNamespace, herald_clients: Clients) -> None:
     job = job_on(forge, herald_clients)
     row = first_step(job, herald_clients.worker.id)
@@ -397,6 +430,7 @@ def test_a_publisher_that_lost_its_effect_hands_its_step_back(forge: SimpleNames
 # ---------------------------------------------------------------- everything at once
 
 
+@pytest.mark.slow
 def test_many_hands_on_many_jobs_never_block_each_other_for_good() -> None:
     """Claims, results, lost workers, sweeps, renewals, cancels and effects side by side: no deadlock, no gap."""
     hands = [spine.worker(pool, 20) for pool in ("control", "agents", "gates")]

@@ -30,6 +30,8 @@ __all__ = ["Commit", "Credential", "Git", "TreeEntry", "branch_name_ok", "repo_n
 HEADS = ("+refs/heads/*:refs/heads/*",)
 _REFSPEC = re.compile(r"\+?(refs/[A-Za-z0-9/_.-]+(?:/\*)?):(refs/[A-Za-z0-9/_.-]+(?:/\*)?)")
 _KEPT = "refs/mosaic/"
+# The branch is not where it was; also what a push hears whose answer was lost and which git has sent once more.
+_MOVED = ("incorrect old value", "reference already exists", "but expected")
 
 
 class Git(Reader):
