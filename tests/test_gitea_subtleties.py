@@ -282,7 +282,7 @@ def test_an_edit_that_overtakes_its_comment_asks_for_nothing_twice(web: Client) 
 
 
 def test_all_or_nothing_for_a_delivery_is_never_repeated(web: Client, database: str, cluster: Cluster) -> None:
-    """When its job cannot be stored, the delivery is not either: no 202, and the same one counts when it comes again."""
+    """When its job cannot be stored, the delivery is not either: no 202, and the same one counts if it comes again."""
     name = psycopg.conninfo.conninfo_to_dict(database)["dbname"]
     with psycopg.connect(cluster.url("postgres", str(name)), autocommit=True) as owner:
         owner.execute("alter table runner_jobs add constraint broken check (false) not valid")

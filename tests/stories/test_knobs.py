@@ -1,4 +1,4 @@
-"""The forge fails in the worst moment: an answer is lost after the write, it is overloaded, away, or places move."""
+"""The forge fails in the worst moment: an answer is lost after the write, it is overloaded, away, or renamed."""
 
 from __future__ import annotations
 
