@@ -27,7 +27,8 @@ def parse_object(raw: bytes) -> dict[str, Any]:
         raise BadJson(f"not valid JSON: {type(error).__name__}") from None
     if not isinstance(value, dict):
         raise BadJson("not a JSON object")
-    return {key: _clean(item) for key, item in value.items()}
+    cleaned: dict[str, Any] = _clean(value)
+    return cleaned
 
 
 def _check_depth(text: str) -> None:

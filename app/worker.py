@@ -159,7 +159,7 @@ class Worker:
 
     def _sweep(self, sweep: Callable[[], None]) -> None:
         """Sweep once a second, unless another worker does. No fault ends this thread."""
-        while not self._over.wait(SWEEP_SECONDS):
+        while not self._over.is_set():
             try:
                 with self._connect("sweep") as election:
                     election.execute(f"set idle_in_transaction_session_timeout = '{FROZEN_SECONDS}s'")
@@ -169,12 +169,15 @@ class Worker:
                 log.warning("the sweep lost the database; it tries again: %s", error)
             except Exception:
                 log.exception("the sweep failed; it goes on")
+            self._over.wait(SWEEP_SECONDS)
 
     def _sweep_if_elected(self, election: psycopg.Connection[Any], sweep: Callable[[], None]) -> None:
-        """One round. The office is held for a transaction only: the server ends that of a sweeper that is frozen."""
+        """One round. The office is held for a transaction only: the server ends that of a sweeper that is frozen.
+
+        The wait comes first: after a restart of the database the workers take their locks again before anyone looks.
+        """
         with election.transaction():
             row = election.execute("select pg_try_advisory_xact_lock(%s)", (_SWEEPER,)).fetchone()
-            if row and row[0]:
+            if not self._over.wait(SWEEP_SECONDS) and row and row[0]:
                 with db.connection_context():
                     sweep()
-            self._over.wait(SWEEP_SECONDS)

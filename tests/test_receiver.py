@@ -32,13 +32,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg.rows import dict_row
-from werkzeug.test import Client, EnvironBuilder, TestResponse
+from werkzeug.test import Client, EnvironBuilder, TestResponse, run_wsgi_app
 
 from app import edge, schema
 from app.edge import MAX_BODY
 from app.gitea_events import Ignored, Known, Malformed, Request, interpret
 from app.ledger import jobs
-from app.models import fetch
+from app.models import execute, fetch
 from app.postgres import Cluster
 from handlers import mosaic
 from tests.worlds.forge import Forge
@@ -293,9 +293,9 @@ def test_an_odd_content_length_is_refused_before_a_byte_is_read(web: Client, com
     environ = EnvironBuilder(PATH, method="POST", headers=headers_of(comment, comment.body)).get_environ()
     environ["CONTENT_LENGTH"] = length
     environ["wsgi.input"] = None  # reading it would fail
-    answer = web.open(environ)
-    assert answer.status_code in (411, 413), answer.text
-    assert answer.json is not None and set(answer.json["error"]) == {"code", "message", "details"}
+    content, status, _ = run_wsgi_app(web.application, environ)  # a client would put the number right
+    assert int(status.split()[0]) in (411, 413), status
+    assert set(json.loads(b"".join(content))["error"]) == {"code", "message", "details"}
 
 
 def test_other_methods_and_paths_answer_in_the_same_shape(web: Client) -> None:
@@ -373,9 +373,10 @@ def test_nul_and_emoji_and_infinite_numbers_harm_nobody(web: Client, comment: Le
 
 
 MISSING = object()
+LONG = "".join(hashlib.sha256(bytes([number])).hexdigest() for number in range(128))  # that cannot be compressed
 WRONG: tuple[Any, ...] = (
     MISSING, None, True, False, 0, -1, 2**31, 2**40, 2**63 - 1, 2**63, 2**70, 1.5, "", "x", "7", "a\0b", "@mosaic fix",
-    "x" * 5000, [], [5], [None], [{}], [{"login": 5, "id": "5", "name": None}], {}, {"id": None}, {"a": [{}]},
+    LONG, [], [5], [None], [{}], [{"login": 5, "id": "5", "name": None}], {}, {"id": None}, {"a": [{}]},
 )  # fmt: skip
 
 
@@ -406,6 +407,12 @@ def reading(letter: Letter, payload: dict[str, Any], known: Known) -> Request | 
         return str(error)
 
 
+def forget() -> None:
+    """So that the next delivery is not taken for a copy of one before."""
+    execute("update deliveries set dedup_key = null where dedup_key is not null")
+    execute("update runner_jobs set trigger_key = 'forgotten:' || id, repository_id = -id where repository_id >= 0")
+
+
 READ = (
     "issues opened",
     "issue_comment created",
@@ -420,21 +427,26 @@ READ = (
 def test_no_field_can_be_wrong_in_a_way_that_breaks_the_receiver(
     web: Client, post: tuple[dict[str, Letter], Known], what: str
 ) -> None:
-    """All fields are tried on the interpreter alone; where a wrong value changes its answer, on the whole receiver."""
+    """All fields are tried on the interpreter alone; where that changes its answer, on the whole receiver: each that it
+    accepts, and of those that it refuses one for each field."""
     letter, known = post[0][what], post[1]
     payload = letter.payload
     right = reading(letter, payload, known)
     assert isinstance(right, Request)
+    execute("set synchronous_commit = off")  # thousands of commits, none of them worth keeping
     tried = accepted = 0
+    sent: set[Path_] = set()
     for path in paths(payload):
         for value in WRONG:
             odd = changed(payload, path, value)
             found = reading(letter, odd, known)
             tried += 1
-            if found == right:
+            if found == right or (isinstance(found, str) and path in sent):
                 continue
+            forget()
             answer = hand(web, letter, json.dumps(odd).encode())
             if isinstance(found, str):
+                sent.add(path)
                 refused(answer, 400, "bad_payload", (path, value))
             else:
                 assert answer.status_code == 202, (path, value, answer.text)
@@ -463,6 +475,7 @@ def test_several_wrong_fields_at_once(web: Client, post: tuple[dict[str, Letter]
         places = list(paths(payload))
         path = data.draw(st.sampled_from(places))
         payload = changed(payload, path, data.draw(values | st.just(MISSING)))
+    forget()
     answer = hand(web, letter, json.dumps(payload).encode())
     if answer.status_code != 202:
         refused(answer, 400, "bad_payload")
@@ -479,6 +492,7 @@ def test_bytes_changed_at_random(web: Client, comment: Letter, data: st.DataObje
             st.binary(max_size=12)
             | st.sampled_from([b"\0", b"NaN", b"\\ud800", b'"a":1,"a":2', b"[" * 70, b"9" * 5000, b"\xff", b"{}", b","])
         )
+    forget()
     answer = hand(web, comment, bytes(body))
     if answer.status_code != 202:
         refused(answer, 400, "bad_payload")

@@ -31,6 +31,19 @@ CONFLICT = """@{who} Mosaic stopped: The branch holds commits that Mosaic did no
 `{branch}` holds commits that are not Mosaic's.
 
 Took <time> · {job}"""  # noqa: E501
+QUEUED = """**The request of `{who}` is queued, position 1** — [live view]({base}/jobs/{job}) · job {job}
+
+- ✅ Request checked
+- ⏳ Context gathered
+- ⏳ Worktree prepared
+- ⏳ Setup
+- ⏳ Implementation
+- ⏳ Commit
+- ⏳ Policy
+- ⏳ Gates: test ⏳
+- ⏳ Pull request
+
+To stop: `@{bot} cancel`"""
 BODY = """Requested by `{who}`, made by Mosaic in [job {first}]({base}/jobs/{first}). Nothing here was reviewed by a person yet.
 
 Closes #{issue}
@@ -111,7 +124,7 @@ def test_a_second_request_and_a_comment_on_the_pull_request_go_on_with_it(story:
     words = {"who": alice.login, "base": town.mosaic.url, "first": jobs[0]["id"], "newest": third["id"], "tree": tree}
     same(pull["body"], BODY.format(issue=number, **words))
     commits = forge.call("GET", f"/repos/{story.repo}/pulls/2/commits")
-    assert [trailer(commit, "Mosaic-Job") for commit in commits] == [str(job["id"]) for job in reversed(jobs)]
+    assert {trailer(commit, "Mosaic-Job") for commit in commits} == {str(job["id"]) for job in jobs}
     assert {job["pull_request"] for job in jobs} == {2} and {job["branch"] for job in jobs} == {"mosaic/issue-1"}
 
     assert len(story.said(number)) == 4  # a status and a closing comment for each of the two jobs
@@ -125,6 +138,26 @@ def trailer(commit: Json, name: str) -> str:
     lines = commit["commit"]["message"].splitlines()
     [value] = [line.removeprefix(f"{name}: ") for line in lines if line.startswith(f"{name}: ")]
     return value
+
+
+def test_a_request_while_a_job_works_waits_for_its_end_and_goes_on_from_there(story: Story) -> None:
+    town, number = story.town, story.issue()
+    town.forge.collaborator(story.repo, town.bob.login, "write")
+    pause = story.pause(*RIGHT)
+    story.say(number, town.mention(f"fix this {pause.marker}"))
+    pause.at_work()
+    story.say(number, town.mention(f"swap the terms {story.script(SWAP)}"), by=town.bob)
+    [queued] = story.heard(number, lambda text: text.startswith("**The request of"), timeout=120.0)
+    first, second = story.jobs()
+    words = {"who": town.bob.login, "bot": town.bot.login, "base": town.mosaic.url, "job": second["id"]}
+    same(queued, QUEUED.format(**words))
+    assert (first["status"], second["status"]) == ("running", "queued")
+    pause.go_on()
+    assert [story.nth(number, count)["reason"] for count in (1, 2)] == ["done", "done"]
+    story.settled()
+    [pull] = story.pulls()
+    assert source(story, pull["head"]["ref"]) == "return b + a"
+    assert story.said(number)[-1].startswith(f"@{town.bob.login} Done: [pull request #{pull['number']}](")
 
 
 def test_after_a_merge_and_after_a_close_the_next_request_gets_a_branch_of_its_own(town: Town) -> None:
