@@ -36,11 +36,11 @@ def _control(name: str, order: int, phase: Phase, timeout: int, attempts: int = 
     return StepSpec(name, order, Pool.CONTROL, phase, StepType.COMMAND, timeout, attempts, always=always)
 
 
-ADMIT = _control("runner.admit", 10, Phase.SETUP, 60)
+ADMIT = _control("runner.admit", 10, Phase.SETUP, 900)  # the first clone of a repository may take long
 
 IMPLEMENT: tuple[StepSpec, ...] = (
     ADMIT,
-    _control("runner.snapshot", 20, Phase.SETUP, 120),
+    _control("runner.snapshot", 20, Phase.SETUP, 300),
     _control("runner.checkout", 30, Phase.SETUP, 600),
     StepSpec("runner.setup", 40, Pool.GATES, Phase.SETUP, StepType.COMMAND, 1800, attempts=2),
     StepSpec(

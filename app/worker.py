@@ -7,9 +7,11 @@ control worker takes its steps back. The lease is the second line, for a process
 from __future__ import annotations
 
 import logging
+import math
 import os
 import socket
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -31,11 +33,12 @@ SWEEP_SECONDS = 1.0
 
 @dataclass(slots=True, eq=False)
 class Held:
-    """A step that runs here. `why` says why it has to stop: cancel | lost | drain."""
+    """A step that runs here. `why` says why it has to stop: cancel | lost | late | drain."""
 
     step_id: int
     fence: int
     interruptible: bool
+    deadline: float = math.inf  # on the monotonic clock: the step's own limit
     stop: threading.Event = field(default_factory=threading.Event)
     why: str = ""
 
@@ -91,8 +94,8 @@ class Worker:
             self._lock.close()
 
     @contextmanager
-    def holding(self, step: dict[str, Any], *, interruptible: bool) -> Iterator[Held]:
-        held = Held(step["id"], step["fence"], interruptible)
+    def holding(self, step: dict[str, Any], *, interruptible: bool, seconds: float = math.inf) -> Iterator[Held]:
+        held = Held(step["id"], step["fence"], interruptible, time.monotonic() + seconds)
         with self._mutex:
             self._held.append(held)
             if self.draining and interruptible:
@@ -156,6 +159,8 @@ class Worker:
                 item.end("lost")
             elif row["stop"]:
                 item.end("cancel")
+            elif time.monotonic() > item.deadline:
+                item.end("late")
 
     def _sweep(self, sweep: Callable[[], None]) -> None:
         """Sweep once a second, unless another worker does. No fault ends this thread."""

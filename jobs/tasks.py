@@ -45,6 +45,7 @@ from app.worker import Worker
 
 log = logging.getLogger("mosaic.tasks")
 CONTROL_SLOTS = 8
+GATE_SECONDS = 7_500.0  # a gate has its own limit of at most two hours; this one is for a sandbox that hangs
 BACKOFF_SECONDS = (1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0)
 RECORD_PAUSES = (0.2, 0.5, 1.0, 2.0, 5.0, *[10.0] * 12)  # seconds between the tries to record a result
 
@@ -70,7 +71,9 @@ def step_targets(pool: Pool) -> dict[str, tuple[str, StepSpec | None]]:
     return {**rows, **(gates if pool is Pool.GATES else {})}
 
 
-def perform(step_id: int, work: Work, clients: Clients, redo: tuple[str, ...] = ()) -> None:
+def perform(
+    step_id: int, work: Work, clients: Clients, redo: tuple[str, ...] = (), seconds: float = GATE_SECONDS
+) -> None:
     """Claim the step, do its work, record what came of it."""
     if clients.worker.draining:
         return slots.decline(step_id)  # or it would be handed back and claimed again until this process ends
@@ -80,7 +83,7 @@ def perform(step_id: int, work: Work, clients: Clients, redo: tuple[str, ...] = 
     if row["type"] == StepType.AI_ACTION or row["pool"] != Pool.CONTROL:
         stitcher.tell(row["job_id"])
     interruptible = row["pool"] != Pool.CONTROL
-    with clients.worker.holding(row, interruptible=interruptible) as held:
+    with clients.worker.holding(row, interruptible=interruptible, seconds=seconds) as held:
         context = Context(row, clients, held)
         result = attempt(context, work, redo)
         if result is not None:
@@ -147,6 +150,8 @@ def attempt(context: Context, work: Work, redo: tuple[str, ...]) -> Result | Non
         return None
     if context.held.why == "drain" and not isinstance(result, Done):
         return HandBack("worker_stopped", "The worker was stopped; another one goes on.", 0.0, redo)
+    if context.held.why == "late" and not isinstance(result, Done | HandBack):
+        return Failed("timed_out", "The step took longer than it may.")
     if context.held.why == "cancel" and context.held.interruptible and not isinstance(result, HandBack):
         return Failed("cancelled", getattr(result, "detail", ""))
     return result  # what a control step has done is recorded even when a cancel came meanwhile
@@ -197,11 +202,11 @@ def build_clients(settings: Settings, pool: Pool, worker: Worker) -> Clients:
 def register(huey: queue.Doorbell, pool: Pool, clients: Clients) -> None:
     """Make the Huey tasks of a pool."""
     for name, (target, row) in step_targets(pool).items():
-        work, redo = load(target), row.redo if row else ()
+        work, redo, limit = load(target), row.redo if row else (), row.timeout if row else GATE_SECONDS
 
-        def run(step_id: int, work: Work = work, redo: tuple[str, ...] = redo) -> None:
+        def run(step_id: int, work: Work = work, redo: tuple[str, ...] = redo, seconds: float = limit) -> None:
             with connected():
-                perform(step_id, work, clients, redo)
+                perform(step_id, work, clients, redo, seconds)
 
         huey.task(name=name)(run)
     for home, name, target in ERRANDS:

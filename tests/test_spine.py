@@ -176,6 +176,15 @@ def test_the_engines_fault_costs_no_attempt() -> None:
     assert (step.attempt, step.faults, step.status) == (1, 2, StepStatus.COMPLETED)
 
 
+def test_a_job_gets_a_row_that_its_pipeline_has_gained() -> None:
+    job, me = spine.submit(), spine.worker()
+    row = steps.claim(spine.ready_steps(job)[0], me, "here")
+    assert row is not None and stitcher.record(row, spine.admitted(job))
+    execute("delete from job_steps where job_id = %s and name = 'inspector.policy'", job)
+    assert spine.work(job, me) == "completed"
+    assert [step.status.value for step in queries.steps(job) if step.name == "inspector.policy"] == ["completed"]
+
+
 def test_a_handed_back_step_waits_its_time() -> None:
     job, me = spine.submit(), spine.worker()
     [admit] = spine.ready_steps(job)

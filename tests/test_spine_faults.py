@@ -497,3 +497,17 @@ def _chance_result(row: dict[str, Any], chance: random.Random) -> Result:
     if lot < 0.1:
         return HandBack("forge_unavailable", "503", 0.0)
     return spine.outcome(row, {})
+
+
+def test_a_step_beyond_its_limit_is_told_to_stop(database: str) -> None:
+    worker = Worker(database, "control", 1)
+    worker.start()
+    try:
+        job = spine.submit()
+        row = steps.claim(spine.ready_steps(job)[0], worker.id, "here")
+        assert row is not None
+        with worker.holding(row, interruptible=True, seconds=0.0) as held:
+            assert held.stop.wait(20)
+            assert held.why == "late"
+    finally:
+        worker.stop()

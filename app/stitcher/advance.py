@@ -42,7 +42,7 @@ def step_forward(job: Entry) -> None:
     pools: set[Pool] = set()
     for _ in range(_MAX_MOVES):
         rows = specs_of(job)
-        so_far = queries.steps(job.id)
+        so_far = _with_new_rows(job, rows, queries.steps(job.id))
         moves = decide(facts_of(job), rows, so_far)
         if not _make(job, moves, rows, so_far, pools):
             break
@@ -52,6 +52,16 @@ def step_forward(job: Entry) -> None:
         dispatch(pool)
     if job.changed:
         tell(job.id, at_once=job["finished_at"] is not None)
+
+
+def _with_new_rows(job: Entry, rows: Sequence[StepSpec], so_far: tuple[Step, ...]) -> tuple[Step, ...]:
+    """A pipeline that has gained a row since the job was queued: the job gets it too."""
+    known = {step.name for step in so_far}
+    missing = [row for row in rows if row.name not in known]
+    if not missing or job["status"] == JobStatus.PENDING:
+        return so_far
+    steps.lay(job, missing, round=1)
+    return queries.steps(job.id)
 
 
 def specs_of(job: Entry) -> tuple[StepSpec, ...]:
