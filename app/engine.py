@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import signal
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +32,7 @@ __all__ = [
 
 ROOT = Path(__file__).resolve().parent.parent
 PROVIDER = "mosaic"
+PID_FILE = "gateway.pid"
 TOKEN_VARIABLE = "OPENCLAW_GATEWAY_TOKEN"
 MODEL_KEY_VARIABLE = "MOSAIC_ENGINE_MODEL_KEY"
 READ_TOOLS = ["read", "ls"]
@@ -253,5 +255,37 @@ def run(settings: EngineSettings) -> NoReturn:
     arguments = command(settings)
     write_config(settings)
     os.umask(0o077)
+    (settings.state_dir / PID_FILE).write_text(f"{os.getpid()} {_started(os.getpid())}")
     os.chdir(settings.state_dir / "cwd")  # OpenClaw reads a `.env` in its directory: this one stays empty
     os.execve(arguments[0], arguments, environment(settings))
+
+
+# ---------------------------------------------------------------- a gateway that is up but works no more
+
+
+def wedged(error: str) -> bool:
+    """Whether a turn failed because the gateway lost its own database: no later turn succeeds before a restart.
+
+    Seen with 2026.9.6 after a kill -9 under load: it answers health checks, and every turn ends with these words.
+    """
+    return "admission is closed" in error or "SQLite worker stopped" in error
+
+
+def kill_wedged(state_dir: Path) -> bool:
+    """End the gateway of this host, so that its supervisor starts a fresh one; False when it is not ours to end.
+
+    SIGKILL: an orderly stop would wait minutes for the turns that cannot end.
+    """
+    try:
+        pid, started = (int(word) for word in (state_dir / PID_FILE).read_text().split())
+        if _started(pid) != started:
+            return False  # that process is gone, and its number belongs to somebody else
+        os.kill(pid, signal.SIGKILL)
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _started(pid: int) -> int:
+    """When a process was started, in clock ticks since boot: tells it from a later one of the same number."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])

@@ -5,8 +5,10 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
+from app import engine as gateway
 from app import prompts, quality_rails, queries
 from app.clients.openclaw import OpenClaw, session_key
 from app.context import Context
@@ -15,6 +17,7 @@ from app.types import Cancelled, Done, EngineEvent, Failed, Finding, HandBack, R
 
 STEP_SECONDS = 3600.0
 FILL_LIMIT = 0.6  # of the context window: beyond it the next round starts a fresh conversation
+RESTART_SECONDS = 12.0  # about what the gateway takes to be ready again
 SETTLE_SECONDS = 1.5  # per old session; a gateway that is away hands the step back
 FRESH = ("runner.checkout", "runner.setup")  # what has to run again when the worktree cannot be trusted
 BACKOFF = (2.0, 5.0, 10.0, 20.0, 30.0, 60.0)
@@ -45,6 +48,8 @@ def implement(context: Context) -> Result:
     context.check()  # who was frozen up to here may look at the worktree of the next owner
     ran = engine.run(spec, watch, context.cancelled)
     context.tokens(ran.usage)
+    if gateway.wedged(ran.error) and gateway.kill_wedged(context.paths.engine_state):
+        ran = replace(ran, error=f"{ran.error}. The gateway is being restarted.", retry_after=RESTART_SECONDS)
     return judge(ran, session, context.row["faults"])
 
 

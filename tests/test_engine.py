@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -151,3 +152,20 @@ def test_the_lock_file_names_the_pinned_version_and_no_registry() -> None:
     entries = [entry for path, entry in lock.items() if path and not entry.get("link")]
     assert not any("resolved" in entry for entry in entries)
     assert all(entry.get("integrity") or entry.get("inBundle") for entry in entries)
+
+
+def test_a_wedged_gateway_is_ended_and_no_other_process_is(tmp_path: Path) -> None:
+    assert engine.wedged("Agent database execution admission is closed")
+    assert not engine.wedged("LLM request failed: provider rejected the request")
+    assert not engine.kill_wedged(tmp_path), "nothing is written there"
+    process = subprocess.Popen(["sleep", "60"])
+    try:
+        started = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[19]
+        (tmp_path / engine.PID_FILE).write_text(f"{process.pid} {int(started) - 1}")
+        assert not engine.kill_wedged(tmp_path) and process.poll() is None, "another process of the same number"
+        (tmp_path / engine.PID_FILE).write_text(f"{process.pid} {started}")
+        assert engine.kill_wedged(tmp_path)
+        assert process.wait(10) == -signal.SIGKILL
+    finally:
+        process.kill()
+        process.wait()

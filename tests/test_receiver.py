@@ -51,7 +51,7 @@ SECRET = "the webhook's secret of these tests"
 OLD_SECRET = "the one that it had before"
 PATH = "/webhooks/gitea"
 EVENTS = ("issues", "issue_assign", "issue_label", "issue_comment", "pull_request", "pull_request_comment", "push")
-Path_ = tuple[str | int, ...]
+Place = tuple[str | int, ...]
 
 
 def sign(body: bytes, secret: str = SECRET) -> str:
@@ -380,7 +380,7 @@ WRONG: tuple[Any, ...] = (
 )  # fmt: skip
 
 
-def paths(value: Any, at: Path_ = ()) -> Iterator[Path_]:
+def paths(value: Any, at: Place = ()) -> Iterator[Place]:
     """Every place within a JSON value."""
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, item in items:
@@ -388,7 +388,7 @@ def paths(value: Any, at: Path_ = ()) -> Iterator[Path_]:
         yield from paths(item, (*at, key))
 
 
-def changed(payload: dict[str, Any], path: Path_, value: Any) -> dict[str, Any]:
+def changed(payload: dict[str, Any], path: Place, value: Any) -> dict[str, Any]:
     result = copy.deepcopy(payload)
     place: Any = result
     for key in path[:-1]:
@@ -435,7 +435,7 @@ def test_no_field_can_be_wrong_in_a_way_that_breaks_the_receiver(
     assert isinstance(right, Request)
     execute("set synchronous_commit = off")  # thousands of commits, none of them worth keeping
     tried = accepted = 0
-    sent: set[Path_] = set()
+    sent: set[Place] = set()
     for path in paths(payload):
         for value in WRONG:
             odd = changed(payload, path, value)

@@ -162,6 +162,7 @@ def test_an_engine_that_comes_back_gets_the_same_step_again(away: Away) -> None:
     assert status.startswith(f"**Mosaic is working on the request of `{away.town.alice.login}`**")
     assert "❌" not in status
     away.gateway.start()
+    try_now(story, job)
     ended = story.ended(number)
     assert (ended["status"], ended["reason"]) == ("completed", "done")
     no_attempt_burned(story, job)
@@ -244,7 +245,7 @@ def test_an_engine_that_is_killed_in_the_middle_of_a_turn_starts_afresh(story: S
     before = len(story.town.model.seen(name))
     story.script(*RIGHT)
     os.kill(story.town.mosaic.pid("engine"), signal.SIGKILL)
-    ended = story.ended(number, timeout=120)
+    ended = story.ended(number, timeout=180)
     assert (ended["status"], ended["reason"]) == ("completed", "done")
     no_attempt_burned(story, job)
     assert {one["waiting"] for one in waits(story, job)} == {"engine_unavailable"}
@@ -267,7 +268,7 @@ def test_an_agents_consumer_that_is_told_to_stop_hands_its_turn_back(story: Stor
     name = marker.removeprefix("[[script:").removesuffix("]]")
     mosaic = story.town.mosaic
     mosaic.until(lambda: any(one["script"] == name for one in story.town.model.left), "the old turn to be aborted", 20)
-    ended = story.ended(number, timeout=120)
+    ended = story.ended(number, timeout=180)
     assert (ended["status"], ended["reason"]) == ("completed", "done")
     no_attempt_burned(story, job)
     assert [(one["waiting"], one["retry_in"]) for one in waits(story, job)] == [("worker_stopped", 0.0)]
