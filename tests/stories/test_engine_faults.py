@@ -168,7 +168,8 @@ def test_an_engine_that_comes_back_gets_the_same_step_again(away: Away) -> None:
     no_attempt_burned(story, job)
     told = waits(story, job)
     assert len(told) == step_of(story, job)["faults"] >= 1
-    assert {(one["waiting"], "does not answer" in one["detail"]) for one in told} == {("engine_unavailable", True)}
+    assert {one["waiting"] for one in told} == {"engine_unavailable"}  # a gateway that starts has other words for it
+    assert "does not answer" in told[0]["detail"]
     checkouts = [step for step in away.town.mosaic.steps(job["id"]) if step["name"] == "runner.checkout"]
     assert len(checkouts) == 1, "the agent never began, so its worktree is as good as new"
     one_right_pull(story, number)
