@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -72,3 +73,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.stem in LONG:
             item.add_marker(pytest.mark.slow)
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Name a failure at once: a long run should not keep it to itself until its end."""
+    if report.failed and not os.environ.get("PYTEST_XDIST_WORKER"):
+        last = report.longreprtext.strip().splitlines()[-1:]
+        print(f"\n{report.nodeid} ({report.when}) failed: {''.join(last)[:300]}", flush=True)

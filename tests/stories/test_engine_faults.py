@@ -85,11 +85,20 @@ def try_now(story: Story, job: Json) -> None:
     )
 
 
+def script_of(marker: str) -> str:
+    return marker.removeprefix("[[script:").removesuffix("]]")
+
+
 def model_waits(story: Story, marker: str, step: int) -> None:
     """Until the model has been asked for this step of a script, whose answer then hangs."""
-    name = marker.removeprefix("[[script:").removesuffix("]]")
-    seen = story.town.model.seen
+    name, seen = script_of(marker), story.town.model.seen
     story.town.mosaic.until(lambda: any(one["step"] == step for one in seen(name)), f"step {step} of {name}")
+
+
+def turn_was_ended(story: Story, marker: str) -> None:
+    """Until the engine has gone away from the model's answer that hangs: the turn is over for it, too."""
+    name, left = script_of(marker), story.town.model.left
+    story.town.mosaic.until(lambda: any(one["script"] == name for one in left), f"the turn of {name} to be ended")
 
 
 def one_right_pull(story: Story, number: int) -> None:
@@ -242,7 +251,7 @@ def test_an_engine_that_is_killed_in_the_middle_of_a_turn_starts_afresh(story: S
     story.say(number, story.town.mention(f"fix this {marker}"))
     job = begun(story, number)
     model_waits(story, marker, step=1)
-    name = marker.removeprefix("[[script:").removesuffix("]]")
+    name = script_of(marker)
     before = len(story.town.model.seen(name))
     story.script(*RIGHT)
     os.kill(story.town.mosaic.pid("engine"), signal.SIGKILL)
@@ -266,15 +275,13 @@ def test_an_agents_consumer_that_is_told_to_stop_hands_its_turn_back(story: Stor
     story.script(*RIGHT)
     old = story.town.mosaic.pid("agents")
     os.kill(old, signal.SIGTERM)
-    name = marker.removeprefix("[[script:").removesuffix("]]")
-    mosaic = story.town.mosaic
-    mosaic.until(lambda: any(one["script"] == name for one in story.town.model.left), "the old turn to be aborted", 20)
+    turn_was_ended(story, marker)
     ended = story.ended(number, timeout=180)
     assert (ended["status"], ended["reason"]) == ("completed", "done")
     no_attempt_burned(story, job)
     assert [(one["waiting"], one["retry_in"]) for one in waits(story, job)] == [("worker_stopped", 0.0)]
     assert fresh_start(story, job) == ["runner.checkout@1.2", "runner.setup@1.2"]
-    assert mosaic.pid("agents") != old
+    assert story.town.mosaic.pid("agents") != old
     one_right_pull(story, number)
     story.settled()
     assert len(story.said(number)) == 2
@@ -295,7 +302,7 @@ def test_a_turn_that_uses_up_its_tokens_is_stopped(town: Town) -> None:
     assert (ended["status"], ended["reason"]) == ("failed", "budget_exhausted")
     assert ended["tokens"] > 1000
     assert ended["detail"] == f"The turn used {ended['tokens']} tokens of 1000."
-    assert town.model.left[-1]["script"] == marker.removeprefix("[[script:").removesuffix("]]")
+    turn_was_ended(story, marker)
     no_attempt_burned(story, ended)
     story.settled()
     status, closing = story.said(number)
@@ -385,17 +392,19 @@ def test_jobs_of_one_repository_run_one_after_the_other_and_say_their_place(
         return next(iter(story.said(job["number"])), "").split(" — ")[0]
 
     def places(*wanted: str) -> None:
-        town.mosaic.until(lambda: [place(job) for job in jobs] == list(wanted), f"the status comments {wanted}")
+        """Until each status comment begins so."""
+        town.mosaic.until(
+            lambda: all(place(job).startswith(text) for job, text in zip(jobs, wanted, strict=True)),
+            f"the status comments {wanted}",
+        )
 
     works, done = f"**Mosaic is working on the request of `{who}`**", f"**Mosaic finished the request of `{who}` in"
-    places(
-        works, f"**The request of `{who}` is queued, position 1**", f"**The request of `{who}` is queued, position 2**"
-    )
+    queued = f"**The request of `{who}` is queued, position"
+    places(works, f"{queued} 1**", f"{queued} 2**")
     turnstile.permits.release()
     story.ended(jobs[0]["number"])
-    town.mosaic.until(lambda: running(town, jobs) == [jobs[1]["id"]], "the second to run")
-    town.mosaic.until(lambda: place(jobs[2]).endswith("queued, position 1**"), "the third to move up")
-    assert place(jobs[1]) == works and place(jobs[0]).startswith(done)
+    places(done, works, f"{queued} 1**")
+    town.mosaic.until(lambda: running(town, jobs) == [jobs[1]["id"]], "the second alone to run")
     turnstile.permits.release(2)
     ends = [story.ended(job["number"]) for job in jobs]
     assert [job["reason"] for job in ends] == ["nothing_to_do"] * 3
