@@ -172,7 +172,7 @@ def test_an_engine_that_comes_back_gets_the_same_step_again(away: Away) -> None:
     assert "❌" not in status
     away.gateway.start()
     try_now(story, job)
-    ended = story.ended(number)
+    ended = story.ended(number, timeout=180)
     assert (ended["status"], ended["reason"]) == ("completed", "done")
     no_attempt_burned(story, job)
     told = waits(story, job)
