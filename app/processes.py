@@ -132,7 +132,7 @@ class Supervisor:
                 child.before()
             process = subprocess.Popen(
                 child.argv, env=child.env, cwd=child.cwd, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT, process_group=0, preexec_fn=_bound_to_us(child.death_signal),
+                stderr=subprocess.STDOUT, process_group=0, preexec_fn=bound_to_us(child.death_signal),
             )  # fmt: skip
         except (OSError, subprocess.SubprocessError, MosaicError) as error:
             self._say(f"{child.name} cannot be started: {error}")
@@ -286,7 +286,7 @@ def _kill_group(process: subprocess.Popen[bytes]) -> None:
         os.killpg(process.pid, signal.SIGKILL)
 
 
-def _bound_to_us(death_signal: signal.Signals) -> Callable[[], None]:
+def bound_to_us(death_signal: signal.Signals) -> Callable[[], None]:
     """What the new process does before its program starts: ask the kernel for `death_signal` when we die."""
     supervisor = os.getpid()
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -133,6 +134,7 @@ def serve() -> int:
     everything = source()
     settings = load("cli", os.environ, dotenv=DOTENV)
     logs.configure(settings)
+    require_free(settings.listen_host, settings.listen_port)
     ensure_generated(settings.data_dir)
     engine_first, others = engine_child(everything), children(everything)
     if everything.get("MOSAIC_DATABASE_URL") or everything.get("MOSAIC_DATABASE_URL_FILE"):
@@ -142,6 +144,21 @@ def serve() -> int:
         cluster = Cluster(settings.data_dir)
         first = replace(server, after=_migrated(cluster, server.after))
         return Supervisor([*engine_first, first, *others]).run()
+
+
+def require_free(host: str, port: int) -> None:
+    """Raise before anything is started when the web process could not listen: it would try again and again unseen."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise MosaicError(
+                f"Mosaic cannot listen on {host}:{port}: {error.strerror}. Is it running already? Otherwise set "
+                "MOSAIC_LISTEN to another address.",
+                code="address_unusable",
+            ) from None
 
 
 def _migrated(cluster: Cluster, running: Callable[[], bool] | None) -> Callable[[], bool]:

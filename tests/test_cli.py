@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -249,3 +250,13 @@ def test_a_reader_who_has_seen_enough_is_no_fault(home: Home) -> None:
     process.stdout.close()
     assert process.stderr.read() == "" and process.wait(60) == 0
     process.stderr.close()
+
+
+def test_serve_says_at_once_that_its_address_is_taken(tmp_path: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        ran = mosaic(tmp_path, "serve", MOSAIC_LISTEN=address)
+    assert ran.returncode == 1
+    assert f"cannot listen on {address}: Address already in use" in ran.stderr and "(address_unusable)" in ran.stderr

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import secrets
 import shutil
+import signal
 import sys
 import tarfile
 import tempfile
@@ -17,6 +18,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from app.serve import require_free
 from app.types import REASONS, MosaicError
 from tests.worlds.forge import Forge
 from tests.worlds.gitea import PracticeGitea
@@ -95,11 +97,13 @@ def run(*, once: bool) -> int:
     """
     if not PACKAGE.exists():
         raise MosaicError("The practice package is not there. Run `make setup`, which downloads it.", code="not_set_up")
-    tell = Teller()
+    tell, port = Teller(), 0 if once else _port(PORT)
     path = Path(tempfile.mkdtemp(prefix="mosaic-demo-"))
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: sys.exit(1))  # so that everything below is stopped on the way out
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, path, ignore_errors=True)
-        mosaic, forge, repo, alice = _town(stack, path, tell, port=0 if once else PORT)
+        mosaic, forge, repo, alice = _town(stack, path, tell, port=port)
         number = forge.open_issue(alice, repo, TITLE, BODY + "\n[[script:repair]]")["number"]
         tell(f"alice filed an issue: {forge.url}/{repo}/issues/{number}")
         forge.comment(alice, repo, number, "@mosaic fix this [[script:repair]]")
@@ -113,6 +117,16 @@ def run(*, once: bool) -> int:
             tell(f"look around: {mosaic.url}/jobs/{job['id']} and {forge.url}/{repo}. Ctrl-C ends the demo.")
             _stay()
         return 0 if pulls and job["reason"] == "done" else 1
+
+
+def _port(wanted: int) -> int:
+    """The wanted port, or 0 (any) when another program has it."""
+    try:
+        require_free("127.0.0.1", wanted)
+    except MosaicError:
+        print(f"          port {wanted} is taken: Mosaic's pages are at another one, shown below", flush=True)
+        return 0
+    return wanted
 
 
 def _town(stack: ExitStack, path: Path, tell: Teller, *, port: int) -> tuple[Mosaic, Forge, str, str]:

@@ -21,6 +21,7 @@ from psycopg.rows import dict_row
 
 from app.clients.openclaw import ready as engine_ready
 from app.postgres import Cluster
+from app.processes import bound_to_us
 from tests.worlds.openclaw import free_port
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -94,6 +95,7 @@ class Mosaic:
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            preexec_fn=bound_to_us(signal.SIGTERM),  # a killed test or demo leaves nothing running
         )
         log.close()
         self.until(self._web_answers, "the web process", START_LIMIT)
