@@ -9,8 +9,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from app.context import Clients
-from app.types import Permanent
+from app import queries
+from app.context import Clients, Context
+from app.guard_rails import allowed_actor
+from app.types import Failed, Permanent
 
 LEVELS = ("none", "read", "write", "admin", "owner")
 
@@ -54,3 +56,24 @@ def _person(clients: Clients, user_id: int, login: str) -> str | None:
         return user.login
     renamed = client.user_by_id(user_id)
     return renamed.login if renamed else None
+
+
+def still_allowed(context: Context) -> Failed | None:
+    """At each round and before the push: may the person who started or retried the job still ask for it?"""
+    job = context.job
+    known = queries.authority(job.id)
+    if known.get("source") == "operator":
+        return None
+    stated = known.get("permission") if known.get("source") == "payload" else None
+    now = ask(context.clients, job.repository, job.requester_id, job.trigger.actor, stated)
+    decision = allowed_actor(context.rules.who, now.login, now.permission)
+    context.event(
+        "authz.checked",
+        actor_id=now.user_id,
+        login=now.login,
+        source=now.source,
+        permission=now.permission,
+        needed=context.rules.who.permission,
+        allowed=decision.allowed,
+    )
+    return None if decision.allowed else Failed("refused", decision.why)

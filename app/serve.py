@@ -24,7 +24,15 @@ from app.edge import database_url
 from app.paths import Paths
 from app.postgres import Cluster
 from app.processes import Child, Supervisor
-from app.settings import Settings, environment_for, foreign_secrets, load, settings_source
+from app.settings import (
+    Problem,
+    Settings,
+    SettingsError,
+    environment_for,
+    foreign_secrets,
+    load,
+    settings_source,
+)
 from app.settings_keys import ensure_generated
 from app.types import MosaicError, Pool
 
@@ -134,6 +142,7 @@ def serve() -> int:
     everything = source()
     settings = load("cli", os.environ, dotenv=DOTENV)
     logs.configure(settings)
+    require_settings(everything)
     require_free(settings.listen_host, settings.listen_port)
     ensure_generated(settings.data_dir)
     engine_first, others = engine_child(everything), children(everything)
@@ -144,6 +153,21 @@ def serve() -> int:
         cluster = Cluster(settings.data_dir)
         first = replace(server, after=_migrated(cluster, server.after))
         return Supervisor([*engine_first, first, *others]).run()
+
+
+def require_settings(everything: Mapping[str, str]) -> None:
+    """Raise SettingsError with what any process here would complain of, before one of them is started.
+
+    Each role is loaded from its own environment, as it will be; nothing of it is kept.
+    """
+    problems: dict[str, Problem] = {}
+    for role in ("web", "control", "gates", "agents", *(["engine"] if has_model(everything) else [])):
+        try:
+            load(role, child_environment(role, everything))
+        except SettingsError as error:
+            problems |= {str(problem): problem for problem in error.problems}
+    if problems:
+        raise SettingsError("serve", tuple(problems.values()))
 
 
 def require_free(host: str, port: int) -> None:
@@ -182,10 +206,15 @@ def children(everything: Mapping[str, str]) -> list[Child]:
 
 def engine_child(everything: Mapping[str, str]) -> list[Child]:
     """The gateway, if a model is configured here. It takes longest to start, so it is started first."""
-    if everything.get("MOSAIC_MODEL_BASE_URL") or everything.get("MOSAIC_MODEL_ID"):
+    if has_model(everything):
         return [replace(_child("engine", everything), stop_timeout=10.0)]
     log.warning("No model is configured (MOSAIC_MODEL_BASE_URL, MOSAIC_MODEL_ID): the engine is not started here.")
     return []
+
+
+def has_model(everything: Mapping[str, str]) -> bool:
+    """Whether a model is configured here, and so the gateway runs here."""
+    return bool(everything.get("MOSAIC_MODEL_BASE_URL") or everything.get("MOSAIC_MODEL_ID"))
 
 
 def _child(role: str, everything: Mapping[str, str]) -> Child:

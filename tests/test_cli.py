@@ -257,6 +257,22 @@ def test_serve_says_at_once_that_its_address_is_taken(tmp_path: Path) -> None:
         other.bind(("127.0.0.1", 0))
         other.listen()
         address = f"127.0.0.1:{other.getsockname()[1]}"
-        ran = mosaic(tmp_path, "serve", MOSAIC_LISTEN=address)
+        ran = mosaic(
+            tmp_path,
+            "serve",
+            MOSAIC_LISTEN=address,
+            MOSAIC_GITEA_URL="http://127.0.0.1:9",
+            MOSAIC_GITEA_TOKEN="a-token-of-the-bot",
+            MOSAIC_GITEA_WEBHOOK_SECRET="0123456789abcdef",
+        )
     assert ran.returncode == 1
     assert f"cannot listen on {address}: Address already in use" in ran.stderr and "(address_unusable)" in ran.stderr
+
+
+def test_serve_lists_everything_that_is_not_set_before_it_starts_anything(tmp_path: Path) -> None:
+    ran = mosaic(tmp_path, "serve", MOSAIC_GITEA_URL="", MOSAIC_GITEA_TOKEN="", MOSAIC_GITEA_WEBHOOK_SECRET="")
+    assert ran.returncode == 1
+    assert ran.stderr.startswith("mosaic: Mosaic cannot start as `serve`: 3 settings need attention.\n")
+    for name in ("MOSAIC_GITEA_URL", "MOSAIC_GITEA_TOKEN", "MOSAIC_GITEA_WEBHOOK_SECRET"):
+        assert ran.stderr.count(f"- {name} is not set.") == 1
+    assert "postgres" not in ran.stdout

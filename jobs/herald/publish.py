@@ -6,7 +6,6 @@ from typing import Any
 
 from app import authority, queries
 from app.context import Context
-from app.guard_rails import allowed_actor
 from app.ledger import effects
 from app.types import Done, Failed, HandBack, LostLease, Permanent, Result, Transient
 from app.voice_pr import status_description
@@ -48,23 +47,7 @@ def _may_not(context: Context, made: Any) -> Failed | None:
         seen = results.get(gate.name)
         if gate.required and (seen is None or not seen.passed or seen.tree_sha != made["tree"]):
             return Failed("gates_failed", f"There is no green result of gate {gate.name} for the tree to be pushed.")
-    known = queries.authority(context.job.id)
-    if known.get("source") == "operator":
-        return None
-    stated = known.get("permission") if known.get("source") == "payload" else None
-    job = context.job
-    now = authority.ask(context.clients, job.repository, job.requester_id, job.trigger.actor, stated)
-    decision = allowed_actor(context.rules.who, now.login, now.permission)
-    context.event(
-        "authz.checked",
-        actor_id=now.user_id,
-        login=now.login,
-        source=now.source,
-        permission=now.permission,
-        needed=context.rules.who.permission,
-        allowed=decision.allowed,
-    )
-    return None if decision.allowed else Failed("refused", decision.why)
+    return authority.still_allowed(context)
 
 
 def _carry(context: Context, key: str, kind: str, target: dict[str, Any]) -> dict[str, Any] | Result:

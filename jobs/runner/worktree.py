@@ -13,7 +13,6 @@ from urllib.parse import urlsplit
 from app import authority, queries
 from app.clients.git import Git
 from app.context import Context
-from app.guard_rails import allowed_actor
 from app.prompts import summary
 from app.rules import AGENT_FILES
 from app.types import Done, Failed, Result
@@ -65,7 +64,7 @@ def _start(context: Context, git: Git) -> str | None:
 
 def commit(context: Context) -> Result:
     """Commit what the agent left in the worktree; its tree is what the gates judge and what is pushed, nothing else."""
-    refusal = _still_allowed(context)
+    refusal = authority.still_allowed(context)
     if refusal:
         return refusal
     job, made = context.job, context.output_of("runner.checkout")
@@ -113,27 +112,6 @@ def commit(context: Context) -> Result:
 def _nothing(before: object) -> Result:
     """The worktree equals its start: nothing to do at first, a withdrawn change later."""
     return Done(output={"unchanged": True}, conclude="gates_failed" if before else "nothing_to_do")
-
-
-def _still_allowed(context: Context) -> Failed | None:
-    """At each round: may the person who started or retried the job still ask for it?"""
-    job = context.job
-    known = queries.authority(job.id)
-    if known.get("source") == "operator":
-        return None
-    stated = known.get("permission") if known.get("source") == "payload" else None
-    now = authority.ask(context.clients, job.repository, job.requester_id, job.trigger.actor, stated)
-    decision = allowed_actor(context.rules.who, now.login, now.permission)
-    context.event(
-        "authz.checked",
-        actor_id=now.user_id,
-        login=now.login,
-        source=now.source,
-        permission=now.permission,
-        needed=context.rules.who.permission,
-        allowed=decision.allowed,
-    )
-    return None if decision.allowed else Failed("refused", decision.why)
 
 
 def cleanup(context: Context) -> Result:
