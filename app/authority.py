@@ -11,7 +11,8 @@ from typing import Any
 
 from app import queries
 from app.context import Clients, Context
-from app.guard_rails import allowed_actor
+from app.guard_rails import Decision, allowed_actor
+from app.rules import Rules
 from app.types import Failed, Permanent
 
 LEVELS = ("none", "read", "write", "admin", "owner")
@@ -58,6 +59,21 @@ def _person(clients: Clients, user_id: int, login: str) -> str | None:
     return renamed.login if renamed else None
 
 
+def judge(context: Context, rules: Rules, who: Authority) -> Decision:
+    """Whether the rules let this person start work; recorded as `authz.checked`."""
+    decision = allowed_actor(rules.who, who.login, who.permission)
+    context.event(
+        "authz.checked",
+        actor_id=who.user_id,
+        login=who.login,
+        source=who.source,
+        permission=who.permission,
+        needed=rules.who.permission,
+        allowed=decision.allowed,
+    )
+    return decision
+
+
 def still_allowed(context: Context) -> Failed | None:
     """At each round and before the push: may the person who started or retried the job still ask for it?"""
     job = context.job
@@ -66,14 +82,5 @@ def still_allowed(context: Context) -> Failed | None:
         return None
     stated = known.get("permission") if known.get("source") == "payload" else None
     now = ask(context.clients, job.repository, job.requester_id, job.trigger.actor, stated)
-    decision = allowed_actor(context.rules.who, now.login, now.permission)
-    context.event(
-        "authz.checked",
-        actor_id=now.user_id,
-        login=now.login,
-        source=now.source,
-        permission=now.permission,
-        needed=context.rules.who.permission,
-        allowed=decision.allowed,
-    )
+    decision = judge(context, context.rules, now)
     return None if decision.allowed else Failed("refused", decision.why)

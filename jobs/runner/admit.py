@@ -11,7 +11,6 @@ from app.clients.git import Git
 from app.clients.gitea import GiteaClient
 from app.clients.gitea_types import Repository
 from app.context import Clients, Context
-from app.guard_rails import allowed_actor
 from app.ledger import jobs
 from app.rules import RULES_FILES, Rules, effective, parse_rules, stricter
 from app.types import ConfigInvalid, Done, Failed, GateSpec, MosaicError, Result, Trigger
@@ -67,16 +66,7 @@ def _admit(context: Context) -> Result:
         raise Refuse(why_not, code="not_found")
     git, base = _base(context, repository)
     rules = _rules(context, git, base, repository.full_name)
-    decision = allowed_actor(rules.who, who.login, who.permission)
-    context.event(
-        "authz.checked",
-        actor_id=who.user_id,
-        login=who.login,
-        source=who.source,
-        permission=who.permission,
-        needed=rules.who.permission,
-        allowed=decision.allowed,
-    )
+    decision = authority.judge(context, rules, who)
     if who.source != "operator":
         _within(decision.allowed, decision.why, rules, job.requester_id, job.trigger)
     _affordable(context, rules)
