@@ -4,6 +4,7 @@ SHELL := /bin/bash
 PY := .venv/bin/python
 BIN := .venv/bin
 CORES ?= 2
+# A gateway takes two cores to come back in time: these run after the others, not beside them.
 FAULTS := tests/stories/test_engine_faults.py
 
 .PHONY: help setup test faults quick lint types imports demo real-gitea serve clean quick-tests
@@ -29,7 +30,7 @@ quick: setup ## lint, types, imports and the quick tests side by side; under 30 
 quick-tests: setup
 	@$(PY) -m pytest -q -n $(CORES) --dist loadgroup -m "not e2e and not slow"
 
-faults: setup ## the engine killed, away, refusing: long, and not steady on a busy machine yet
+faults: setup ## the engine killed, away, refusing: the part of `make test` that has the machine to itself
 	@$(PY) -m pytest -q $(FAULTS)
 
 lint: setup ## style and common faults (ruff)
