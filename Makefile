@@ -22,7 +22,8 @@ serve: setup ## run Mosaic with the settings of .env
 	@$(PY) -m app serve
 
 test: setup lint types imports ## everything that a change must pass
-	@$(PY) -m pytest -q -n $(CORES) --dist loadgroup --ignore=$(FAULTS) 
+	@$(PY) -m pytest -q -n $(CORES) --dist loadgroup --ignore=$(FAULTS)
+	@$(PY) -m pytest -q $(FAULTS)
 
 quick: setup ## lint, types, imports and the quick tests side by side; under 30 s
 	@$(MAKE) --no-print-directory -k -j 4 --output-sync=target lint types imports quick-tests
