@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from app import cli, models, queries
-from app.cli import LATER
+from app import models, queries
+from app.cli import LATER, base
 from app.ledger import steps
 from app.postgres import Cluster
 from app.types import Done, Failed, GateResult, HandBack
@@ -99,10 +99,10 @@ def test_wrong_use_is_exit_2_with_the_usage(tmp_path: Path, words: tuple[str, ..
 
 
 def test_a_count_is_a_number_from_one_up() -> None:
-    assert [cli._count(text) for text in ("1", "20", "999999")] == [1, 20, 999999]
+    assert [base.count(text) for text in ("1", "20", "999999")] == [1, 20, 999999]
     for text in ("0", "-1", "", "1000000", "9" * 5000, "1.5", "x", "²"):
         with pytest.raises(argparse.ArgumentTypeError):
-            cli._count(text)
+            base.count(text)
 
 
 def test_the_verbs_of_later_parts_say_so(tmp_path: Path) -> None:

@@ -1,0 +1,141 @@
+"""Jobs: one, many, what was stored with them at admission, their place in the queue."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from app.models import fetch, fetch_one
+from app.queries.rows import as_job
+from app.types import GateSpec, Job
+
+
+def job(job_id: int) -> Job | None:
+    row = fetch_one("select * from runner_jobs where id = %s", job_id)
+    return as_job(row) if row else None
+
+
+def rules(job_id: int) -> Mapping[str, Any] | None:
+    """The effective rules stored with the job at admission (JSON)."""
+    row = fetch_one("select rules from runner_jobs where id = %s", job_id)
+    return row["rules"] if row else None
+
+
+def gates(job_id: int) -> tuple[GateSpec, ...]:
+    """The effective gates stored with the job at admission."""
+    row = fetch_one("select gates from runner_jobs where id = %s", job_id)
+    return tuple(GateSpec(**gate) for gate in row["gates"]) if row else ()
+
+
+def authority(job_id: int) -> Mapping[str, Any]:
+    row = fetch_one("select authority from runner_jobs where id = %s", job_id)
+    return (row and row["authority"]) or {}
+
+
+def snapshot(job_id: int) -> Mapping[str, Any] | None:
+    row = fetch_one("select body from context_snapshots where job_id = %s", job_id)
+    return row["body"] if row else None
+
+
+def snapshot_sha256(job_id: int) -> str | None:
+    row = fetch_one("select sha256 from context_snapshots where job_id = %s", job_id)
+    return str(row["sha256"]) if row else None
+
+
+def jobs(*, repository: str | None = None, status: Sequence[str] = (), limit: int = 50) -> tuple[Job, ...]:
+    """Newest jobs first, filtered."""
+    rows = fetch(
+        "select * from runner_jobs where (%s::text is null or lower(repository) = lower(%s::text)) "
+        "and (cardinality(%s::text[]) = 0 or status = any(%s::text[])) order by id desc limit %s",
+        repository,
+        repository,
+        list(status),
+        list(status),
+        limit,
+    )
+    return tuple(map(as_job, rows))
+
+
+def issue_jobs(repository_id: int, number: int, *, open_only: bool = False, limit: int = 20) -> tuple[Job, ...]:
+    """Jobs of an issue or pull request (by its own number or by the pull request they opened), newest first."""
+    rows = fetch(
+        "select * from runner_jobs where repository_id = %s and (number = %s or pull_request = %s) "
+        "and (not %s or finished_at is null) order by id desc limit %s",
+        repository_id,
+        number,
+        number,
+        open_only,
+        limit,
+    )
+    return tuple(map(as_job, rows))
+
+
+def queue_position(job_id: int) -> int | None:
+    """The job's place among those of its repository: 1 = next; None when the job does not wait."""
+    row = fetch_one(
+        "select count(*) filter (where o.priority > j.priority or (o.priority = j.priority and o.id <= j.id)) "
+        "as position, max(j.status) as status from runner_jobs j join runner_jobs o on o.status = 'queued' "
+        "and o.repository_id = j.repository_id where j.id = %s and j.status = 'queued' group by j.id",
+        job_id,
+    )
+    return int(row["position"]) if row else None
+
+
+def queued_jobs(limit: int = 100) -> tuple[Job, ...]:
+    """Jobs that wait for a slot, the next one first."""
+    return tuple(
+        map(
+            as_job,
+            fetch("select * from runner_jobs where status = 'queued' order by priority desc, id limit %s", limit),
+        )
+    )
+
+
+def job_counts() -> Mapping[str, int]:
+    """How many jobs are in each open status."""
+    rows = fetch("select status, count(*) as n from runner_jobs where finished_at is null group by status")
+    return {row["status"]: int(row["n"]) for row in rows}
+
+
+def jobs_to_advance() -> list[int]:
+    """Open jobs where something may be due: nothing runs and nothing is ready, or the deadline has passed.
+
+    Of the jobs that wait for a slot, only the next one of each repository.
+    """
+    idle = (
+        "not exists (select 1 from job_steps s where s.job_id = j.id and (s.status = 'running' "
+        "or (s.status = 'pending' and s.ready_at is not null)))"
+    )
+    return [
+        row["id"]
+        for row in fetch(
+            f"(select j.id from runner_jobs j where j.status in ('pending', 'running') and {idle} limit 500) union "
+            "(select j.id from runner_jobs j where j.finished_at is null and j.reason is null "
+            "  and (j.deadline_at < clock_timestamp() or j.cancel_requested_at is not null) limit 500) union "
+            "(select distinct on (repository_id) id from runner_jobs where status = 'queued' and reason is null "
+            "  order by repository_id, priority desc, id)"
+        )
+    ]
+
+
+def spent_today(repository_id: int | None = None) -> float:
+    """US dollars that the jobs of a repository, or of the whole server, cost within the last 24 hours."""
+    row = fetch_one(
+        "select coalesce(sum(cost_usd), 0) as usd from runner_jobs "
+        "where created_at > clock_timestamp() - interval '24 hours' "
+        "and (%s::bigint is null or repository_id = %s::bigint)",
+        repository_id,
+        repository_id,
+    )
+    return float(row["usd"]) if row else 0.0
+
+
+def recent_requests(requester_id: int, hours: float = 1.0) -> int:
+    """How many jobs a person has started within the last hours (the per-user limit)."""
+    row = fetch_one(
+        "select count(*) as n from runner_jobs where requester_id = %s "
+        "and created_at > clock_timestamp() - %s * interval '1 hour'",
+        requester_id,
+        hours,
+    )
+    return int(row["n"]) if row else 0

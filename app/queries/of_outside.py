@@ -1,0 +1,61 @@
+"""What came in and what goes out: deliveries, effects, the people and repositories known."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from app.models import fetch, fetch_one
+
+
+def self_id() -> int | None:
+    """The numeric id of the bot's own account, once a control process has learned it."""
+    row = fetch_one("select id from users where is_self")
+    return int(row["id"]) if row else None
+
+
+def self_login() -> str | None:
+    row = fetch_one("select login from users where is_self")
+    return str(row["login"]) if row else None
+
+
+def trigger_label(repository_id: int) -> str:
+    row = fetch_one("select trigger_label from repositories where id = %s", repository_id)
+    return str(row["trigger_label"]) if row else "mosaic"
+
+
+def effect(key: str) -> dict[str, Any] | None:
+    return fetch_one("select * from effects where key = %s", key)
+
+
+def effects(job_id: int) -> list[dict[str, Any]]:
+    return fetch("select * from effects where job_id = %s order by id", job_id)
+
+
+def effect_by_id(effect_id: int) -> dict[str, Any] | None:
+    return fetch_one("select * from effects where id = %s", effect_id)
+
+
+def pushed_shas(repository_id: int, branch: str) -> frozenset[str]:
+    """Commits that Mosaic itself pushed to a branch."""
+    rows = fetch(
+        "select result ->> 'sha' as sha from effects where kind = 'push' and target ->> 'branch' = %s "
+        "and (target ->> 'repository_id')::bigint = %s and result ? 'sha'",
+        branch,
+        repository_id,
+    )
+    return frozenset(row["sha"] for row in rows)
+
+
+def delivery(delivery_id: int) -> dict[str, Any] | None:
+    return fetch_one("select * from deliveries where id = %s", delivery_id)
+
+
+def recent_commands(actor_id: int, hours: float = 1.0) -> int:
+    """How many deliveries with control commands of a person were accepted within the last hours."""
+    row = fetch_one(
+        "select count(*) as n from deliveries where state in ('command', 'answered') "
+        "and (trigger ->> 'actor_id')::bigint = %s and received_at > clock_timestamp() - %s * interval '1 hour'",
+        actor_id,
+        hours,
+    )
+    return int(row["n"]) if row else 0
