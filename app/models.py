@@ -5,9 +5,6 @@ The schema itself is made by migrations/; these classes declare what the code re
 
 from __future__ import annotations
 
-import select
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import psycopg
@@ -25,8 +22,10 @@ from peewee import (
     TextField,
 )
 from playhouse.pool import MaxConnectionsExceeded
-from playhouse.postgres_ext import BinaryJSONField, PooledPsycopg3Database
+from playhouse.postgres_ext import BinaryJSONField
 from psycopg.conninfo import conninfo_to_dict
+
+from app.pipelined import PipelinedDatabase
 
 db = DatabaseProxy()
 # The database is away, broke off, or asks to try again (a deadlock): the same work later may succeed.
@@ -38,46 +37,6 @@ UNAVAILABLE = (
     psycopg.errors.IdleInTransactionSessionTimeout,
 )
 FROZEN_SECONDS = 30  # a process that is frozen inside a transaction holds its locks no longer than this
-
-
-class ReconnectingDatabase(PooledPsycopg3Database):  # type: ignore[misc]
-    """The pool; a thread whose connection was closed by the server gets a new one at its next statement.
-
-    A step keeps its connection for as long as it works: a restart of the server must not cost it its result.
-    """
-
-    def cursor(self, named_cursor: Any = None) -> Any:
-        if not self.is_closed() and not self.in_transaction() and gone(self._state.conn):
-            with self._same_blocks():
-                self.close()
-        return super().cursor(named_cursor)
-
-    def connect(self, reuse_if_open: bool = False) -> Any:
-        with self._same_blocks():
-            return super().connect(reuse_if_open)
-
-    @contextmanager
-    def _same_blocks(self) -> Iterator[None]:
-        """Peewee forgets at every change of connection which `with connection_context()` the thread is in."""
-        blocks = self._state.ctx
-        try:
-            yield
-        finally:
-            self._state.ctx = blocks
-
-
-def gone(connection: Any) -> bool:
-    """Whether the server has hung up. An idle connection has nothing to read, so that asking costs no round trip."""
-    if connection.closed:
-        return True
-    poll = select.poll()
-    poll.register(connection.fileno(), select.POLLIN)
-    if poll.poll(0):
-        try:
-            connection.execute("select 1")
-        except psycopg.Error:
-            return True
-    return False
 
 
 def bind(url: str, *, max_connections: int = 20, application_name: str = "mosaic") -> None:
@@ -92,7 +51,7 @@ def bind(url: str, *, max_connections: int = 20, application_name: str = "mosaic
     params["options"] = f"{params.get('options', '')} {frozen}".strip()
     # A dead peer is noticed in about 25 s instead of two hours: session locks tell who is alive.
     params |= {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
-    db.initialize(ReconnectingDatabase(name, max_connections=max_connections, stale_timeout=300, timeout=20, **params))
+    db.initialize(PipelinedDatabase(name, max_connections=max_connections, stale_timeout=300, timeout=20, **params))
 
 
 class Table(Model):
@@ -106,7 +65,6 @@ class Repository(Table):
     default_branch = TextField(default="")
     trigger_label = TextField(default="mosaic")
     private = BooleanField(default=True)
-    paused = BooleanField(default=False)
     seen_at = DateTimeField()
 
     class Meta:
@@ -267,6 +225,18 @@ class Effect(Table):
         table_name = "effects"
 
 
+class Pause(Table):
+    repository_id = BigIntegerField(null=True)  # null = everything
+    repository = TextField(default="")
+    actor = TextField()
+    at = DateTimeField()
+    ended_by = TextField(null=True)
+    ended_at = DateTimeField(null=True)
+
+    class Meta:
+        table_name = "pauses"
+
+
 class QualityGate(Table):
     scope = TextField(default="*")
     name = TextField()
@@ -326,8 +296,12 @@ class StepLog(Table):
 
 def fetch(sql: str, *params: Any) -> list[dict[str, Any]]:
     """Rows of a statement as dicts, inside whatever transaction is open."""
-    cursor = db.execute_sql(sql, params)
-    names = [column.name for column in cursor.description]
+    return _rows(db.execute_sql(sql, params))
+
+
+def _rows(cursor: Any) -> list[dict[str, Any]]:
+    answer = cursor.pgresult  # `description` would make an object of every column
+    names = [answer.fname(at).decode() for at in range(answer.nfields)]
     return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
 
@@ -339,3 +313,13 @@ def fetch_one(sql: str, *params: Any) -> dict[str, Any] | None:
 def execute(sql: str, *params: Any) -> int:
     """Run a statement that returns no rows; how many rows it touched."""
     return int(db.execute_sql(sql, params).rowcount)
+
+
+def send(sql: str, *params: Any) -> None:
+    """Run a statement whose answer nobody needs: it travels with the next one of the transaction, or with COMMIT."""
+    db.send(sql, params)
+
+
+def fetch_together(*statements: tuple[str, tuple[Any, ...]]) -> list[list[dict[str, Any]]]:
+    """The rows of several statements, in one round trip. Each sees what the ones before it did and locked."""
+    return [_rows(cursor) for cursor in db.execute_together(statements)]

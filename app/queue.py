@@ -16,7 +16,7 @@ from huey.registry import Message
 from huey.serializer import Serializer
 from huey.storage import PostgresStorage
 
-from app.models import db, fetch_one
+from app.models import fetch_one, send
 from app.types import Pool
 
 # Tasks are registered in jobs/tasks.py and nowhere else: Huey names them after their module.
@@ -79,9 +79,12 @@ def channel(pool: Pool) -> str:
 
 def ring(pool: Pool, task: str, number: int, priority: float = 0.0) -> None:
     """Ring in the open transaction: heard when it commits, forgotten when it rolls back."""
-    db.execute_sql(
+    send(
         "with bell as (insert into huey_task (queue, data, priority) values (%s, %s, %s)) select pg_notify(%s, '')",
-        (queue_name(pool), bell(task, number), priority, channel(pool)),
+        queue_name(pool),
+        bell(task, number),
+        priority,
+        channel(pool),
     )
 
 
@@ -96,8 +99,10 @@ def crowded(pool: Pool) -> bool:
 def ring_many(pool: Pool, task: str, numbers: list[int]) -> None:
     """Ring for several rows in one statement."""
     if numbers:
-        db.execute_sql(
+        send(
             "with bell as (insert into huey_task (queue, data, priority) select %s, b, 0 from unnest(%s::bytea[]) b) "
             "select pg_notify(%s, '')",
-            (queue_name(pool), [bell(task, n) for n in numbers], channel(pool)),
+            queue_name(pool),
+            [bell(task, n) for n in numbers],
+            channel(pool),
         )

@@ -21,7 +21,8 @@ from typing import Any
 import psycopg
 
 from app.ledger import steps, workers
-from app.models import FROZEN_SECONDS, UNAVAILABLE, db, gone
+from app.models import FROZEN_SECONDS, UNAVAILABLE, db
+from app.pipelined import gone
 
 log = logging.getLogger("mosaic.worker")
 VERSION = "0.1.0"

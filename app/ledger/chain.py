@@ -15,7 +15,7 @@ from typing import Any
 
 from psycopg.types.json import Jsonb
 
-from app.models import db, execute, fetch_one
+from app.models import db, fetch_one, fetch_together, send
 from app.redact import Redactor
 
 _redactor = Redactor(())
@@ -99,7 +99,7 @@ class Entry:
             return
         columns = sorted(self._changed)
         assignments = ", ".join(f"{column} = %s" for column in columns)
-        execute(
+        send(
             f"update runner_jobs set {assignments} where id = %s",
             *(column_value(self.row[column]) for column in columns),
             self.id,
@@ -116,7 +116,7 @@ class Entry:
             rows.append((self.id, seq, kind, self.now, actor, step, data, prev, digest))
             prev = digest
         values = ", ".join(["(%s,%s,%s,%s,%s,%s,%s,%s,%s)"] * len(rows))
-        execute(
+        send(
             f"insert into job_events (job_id, seq, kind, at, actor, step, data, prev, hash) values {values}",
             *(field for row in rows for field in row),
         )
@@ -144,17 +144,18 @@ def entry(job_id: int) -> Iterator[Entry]:
 def entry_of_step(step_id: int) -> Iterator[tuple[Entry, dict[str, Any]]]:
     """Lock the job that a step belongs to; the step's row as it is under that lock."""
     with db.atomic():
-        row = fetch_one(
-            "select j.*, clock_timestamp() as now from runner_jobs j "
-            "where j.id = (select job_id from job_steps where id = %s) for update",
-            step_id,
+        jobs, found = fetch_together(
+            (
+                "select j.*, clock_timestamp() as now from runner_jobs j "
+                "where j.id = (select job_id from job_steps where id = %s) for update",
+                (step_id,),
+            ),
+            ("select * from job_steps where id = %s", (step_id,)),
         )
-        if row is None:
+        if not jobs:
             raise KeyError(f"there is no step {step_id}")
-        locked = Entry(row)
-        step = fetch_one("select * from job_steps where id = %s", step_id)
-        assert step is not None
-        yield locked, step
+        locked = Entry(jobs[0])
+        yield locked, found[0]
         locked.close()
 
 

@@ -11,9 +11,9 @@ from typing import Any
 
 from psycopg.types.json import Jsonb
 
-from app.ledger import chain
+from app.ledger import budgets, chain
 from app.ledger.chain import Entry, entry, entry_of_step
-from app.models import db, execute, fetch, fetch_one
+from app.models import db, execute, fetch, fetch_one, send
 from app.pipeline import StepSpec
 from app.types import GateResult, LostLease, Phase, StepStatus, Usage
 
@@ -33,7 +33,7 @@ def lay(entry: Entry, specs: Iterable[StepSpec], *, round: int, attempt: int = 1
     ]
     if rows:
         values = ", ".join(["(%s,%s,%s,%s,%s,%s,%s,%s)"] * len(rows))
-        execute(
+        send(
             f"insert into job_steps (job_id, name, round, attempt, phase, type, pool, ord) values {values} "
             "on conflict (job_id, name, round, attempt) do nothing",
             *(field for row in rows for field in row),
@@ -42,7 +42,7 @@ def lay(entry: Entry, specs: Iterable[StepSpec], *, round: int, attempt: int = 1
 
 def ready(entry: Entry, step_ids: Iterable[int]) -> None:
     """Say that the turn of these steps has come: the dispatcher may ring for them."""
-    execute(
+    send(
         "update job_steps set ready_at = clock_timestamp() where id = any(%s) and status = 'pending' "
         "and ready_at is null",
         list(step_ids),
@@ -225,11 +225,13 @@ def tokens(step: Mapping[str, Any], usage: Usage, before: Usage) -> None:
     with entry(step["job_id"]) as job:
         if not owned(step["id"], step["fence"]):
             raise LostLease(f"{key_of(step)} is no longer ours")
+        had = job["tokens"], job["cost_usd"]
         job.set(
             tokens=job["tokens"] + max(0, usage.total - before.total),
             cost_usd=job["cost_usd"] + max(0.0, usage.cost_usd - before.cost_usd),
         )
         job.event("ai.tokens_used", actor="system:worker", step=key_of(step), **asdict(usage))
+        budgets.crossed(job, *had)
 
 
 def log(step_id: int, text: str) -> None:

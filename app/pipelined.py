@@ -1,0 +1,135 @@
+"""The connection pool: it follows restarts of the server, and sends what needs no answer together with what does.
+
+A transaction of ours is a dozen short statements, and most of its time would be spent waiting for answers that nobody
+reads: of BEGIN, of the events that are appended, of COMMIT. These wait here and go out with the next statement whose
+answer is wanted, or with COMMIT, in one round trip (libpq's pipeline mode). Order and errors stay: a statement that
+fails spoils the transaction, and the error is raised at that next statement or at the end of the transaction.
+"""
+
+from __future__ import annotations
+
+import select
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+from peewee import InterfaceError, OperationalError, __exception_wrapper__  # type: ignore[attr-defined]
+from playhouse.postgres_ext import PooledPsycopg3Database
+
+Statement = tuple[str, Any]
+_UNANSWERED = ("SAVEPOINT ", "RELEASE SAVEPOINT ")
+_ROLLBACK_TO = "ROLLBACK TO SAVEPOINT "
+
+
+class _Waiting(threading.local):
+    """Statements of this thread's transaction that have not been sent."""
+
+    def __init__(self) -> None:
+        self.statements: list[Statement] = []
+
+
+class PipelinedDatabase(PooledPsycopg3Database):  # type: ignore[misc]
+    """Peewee's pool with both habits. A thread whose connection the server has closed gets a new one at its next
+    statement: a step keeps its connection for as long as it works, and a restart must not cost it its result.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self._waiting = _Waiting()
+        super().__init__(*args, **options)
+
+    # ------------------------------------------------------------ statements
+
+    def begin(self, isolation_level: Any = None) -> None:
+        if isolation_level is not None:
+            return super().begin(isolation_level)  # type: ignore[no-any-return]
+        self.cursor()  # a connection that is gone is replaced now, outside the transaction
+        self._waiting.statements = [("BEGIN", None)]
+
+    def send(self, sql: str, params: Any = None) -> None:
+        """A statement whose answer nobody needs; outside a transaction it is carried out at once."""
+        if self.in_transaction():
+            self._waiting.statements.append((sql, params))
+        else:
+            self.execute_sql(sql, params)
+
+    def execute_sql(self, sql: str, params: Any = None) -> Any:
+        if sql.startswith(_UNANSWERED):
+            return self.send(sql, params)
+        if sql.startswith(_ROLLBACK_TO) and self._never_sent(sql.removeprefix(_ROLLBACK_TO)):
+            return None
+        if not self._waiting.statements:
+            return super().execute_sql(sql, params)
+        return self.execute_together([(sql, params)])[0]
+
+    def execute_together(self, statements: Sequence[Statement]) -> list[Any]:
+        """A cursor with the answer of each, for one round trip."""
+        waiting, self._waiting.statements = self._waiting.statements, []
+        with __exception_wrapper__:
+            return self._together(self.cursor().connection, [*waiting, *statements])[len(waiting) :]
+
+    def commit(self) -> None:
+        """On the connection of the transaction and no other: a new one would say yes to a COMMIT of nothing."""
+        waiting, self._waiting.statements = self._waiting.statements, []
+        if waiting and waiting[0][0] == "BEGIN" and all(sql.startswith(_UNANSWERED) for sql, _ in waiting[1:]):
+            return  # nothing was done
+        if self.is_closed():
+            raise InterfaceError("The connection is closed: nothing can be committed.")
+        with __exception_wrapper__:
+            ended = self._together(self._state.conn, [*waiting, ("COMMIT", None)])
+        if ended[-1].statusmessage != "COMMIT":
+            raise OperationalError("The server has rolled the transaction back.")
+
+    def rollback(self) -> None:
+        waiting, self._waiting.statements = self._waiting.statements, []
+        if not waiting or waiting[0][0] != "BEGIN":
+            super().rollback()
+
+    def _never_sent(self, savepoint: str) -> bool:
+        """Forget what has waited since a savepoint that is rolled back; whether that was all there is of it."""
+        waiting = self._waiting.statements
+        start = next((at for at, (sql, _) in enumerate(waiting) if sql == f"SAVEPOINT {savepoint}"), None)
+        del waiting[start or 0 :]
+        return start is not None
+
+    def _together(self, connection: Any, statements: Sequence[Statement]) -> list[Any]:
+        if len(statements) == 1:
+            return [connection.cursor().execute(*statements[0])]
+        with connection.pipeline():
+            return [connection.cursor().execute(sql, params or ()) for sql, params in statements]
+
+    # ------------------------------------------------------------ connections
+
+    def cursor(self, named_cursor: Any = None) -> Any:
+        if not self.is_closed() and not self.in_transaction() and gone(self._state.conn):
+            with self._same_blocks():
+                self.close()
+        return super().cursor(named_cursor)
+
+    def connect(self, reuse_if_open: bool = False) -> Any:
+        with self._same_blocks():
+            return super().connect(reuse_if_open)
+
+    @contextmanager
+    def _same_blocks(self) -> Iterator[None]:
+        """Peewee forgets at every change of connection which `with connection_context()` the thread is in."""
+        blocks = self._state.ctx
+        try:
+            yield
+        finally:
+            self._state.ctx = blocks
+
+
+def gone(connection: Any) -> bool:
+    """Whether the server has hung up. An idle connection has nothing to read, so that asking costs no round trip."""
+    if connection.closed:
+        return True
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLIN)
+    if poll.poll(0):
+        try:
+            connection.execute("select 1")
+        except psycopg.Error:
+            return True
+    return False
