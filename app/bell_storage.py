@@ -1,0 +1,63 @@
+"""Huey's PostgreSQL queue with one ear per process.
+
+Stock Huey gives every worker thread a LISTEN connection of its own: each bell wakes them all, and each looks at the
+table. Here the threads take turns (leader and followers): one listens, takes the bell, and hands the ear to the next
+before it starts to work. A bell that rings in between waits in the connection, so none is missed.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+from huey.storage import PostgresStorage
+from psycopg import sql
+
+RECHECK_SECONDS = 30.0  # the table is looked at without a bell this often; the sweep rings again after five seconds
+
+
+class BellStorage(PostgresStorage):  # type: ignore[misc]
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self._ear = threading.Lock()
+        self._connection_of_ear: Any = None
+        self._maybe_more = True  # set and cleared by the listener only
+        self._looked_at = 0.0
+        self._idle = threading.local()  # .yes: this thread found nothing when it was here last
+        super().__init__(*args, **options)
+
+    def dequeue(self) -> bytes | None:
+        """The next bell, or None after `read_timeout` seconds: the caller looks whether it is to stop."""
+        data = None if getattr(self._idle, "yes", False) else self._dequeue()
+        if data is None and self._ear.acquire(timeout=self.read_timeout):
+            try:
+                data = self._listen()
+            finally:
+                self._ear.release()
+        self._idle.yes = data is None
+        return data
+
+    def _listen(self) -> bytes | None:
+        deadline = time.monotonic() + self.read_timeout
+        connection = self._listening()
+        data = None
+        if self._maybe_more or time.monotonic() > self._looked_at + RECHECK_SECONDS:
+            data = self._look()
+        while data is None and (left := deadline - time.monotonic()) > 0:
+            if list(connection.notifies(timeout=left, stop_after=1)):
+                data = self._look()
+        return data
+
+    def _look(self) -> bytes | None:
+        """One notice may stand for several bells: after a find the next listener looks before it listens."""
+        data: bytes | None = self._dequeue()
+        self._maybe_more, self._looked_at = data is not None, time.monotonic()
+        return data
+
+    def _listening(self) -> Any:
+        known = self._connection_of_ear
+        if known is None or known.closed or known.broken:
+            self._connection_of_ear = self._connect()
+            self._connection_of_ear.execute(sql.SQL("listen {}").format(sql.Identifier(self.channel)))
+            self._maybe_more = True  # bells may have rung before we listened
+        return self._connection_of_ear
