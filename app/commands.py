@@ -14,7 +14,7 @@ How a mention is read, in this order:
    the line does not start with the verb. The same holds for the line below a mention that stands alone.
 6. Anything else is `fix` with a task: after a greeting (`Hey @mosaic, …`) the words behind the mention; in the middle
    of a sentence the whole sentence without the mention. Thanks alone ask for nothing.
-7. The text of `fix`, `plan`, `ask` and `answer` goes on over the following lines up to the next command line.
+7. The text of `fix`, `plan`, `ask`, `answer` and `continue` goes on over the following lines up to the next command.
    A mention with nothing around it is `fix` with an empty text: the issue itself is the task.
 """
 
@@ -38,7 +38,6 @@ LATER_VERBS = frozenset(
         Verb.PLAN,
         Verb.ASK,
         Verb.REVIEW,
-        Verb.CONTINUE,
         Verb.APPROVE,
         Verb.DENY,
         Verb.VERBOSE,
@@ -47,8 +46,6 @@ LATER_VERBS = frozenset(
         Verb.ANSWER,
         Verb.LINK,
         Verb.CI,
-        Verb.PAUSE,
-        Verb.RESUME,
     }
 )  # understood, and answered with "not there yet"
 
@@ -180,7 +177,7 @@ def _below(mention: Mention, below: str, bot: str) -> Parsed:
 
 def _with_text(parsed: Parsed, below: str, bot: str) -> Parsed:
     """The task or question goes on over the following lines; a question that is empty even so is asked about."""
-    if isinstance(parsed, DidYouMean) or FORMS[parsed.verb] not in _FREE:
+    if isinstance(parsed, DidYouMean) or FORMS[parsed.verb] not in (*_FREE, Form.JOB_TEXT):
         return parsed
     whole = replace(parsed, text=f"{parsed.text}\n{below.rstrip()}".strip())
     if FORMS[parsed.verb] is Form.QUESTION and not whole.text:

@@ -9,12 +9,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from app import queries
+from app import breaker, queries
 from app.clients.git import Credential, Git
 from app.clients.gitea import GiteaClient
 from app.clients.openclaw import OpenClaw
 from app.ledger import steps
 from app.paths import Paths
+from app.pipeline import ANYWHERE
 from app.redact import Redactor
 from app.rules import Rules, ServerConfig
 from app.settings import Settings
@@ -53,7 +54,8 @@ class Clients:
         token = (settings.gitea_push_token if push else "") or settings.gitea_token
         bundle = str(settings.ca_bundle) if settings.ca_bundle else None
         url = f"{settings.gitea_url.rstrip('/')}/{full_name}.git"
-        return Git(self.paths.mirror(repository_id), url, Credential("mosaic", token), ca_bundle=bundle)
+        credential, guard = Credential("mosaic", token), breaker.forge
+        return Git(self.paths.mirror(repository_id), url, credential, ca_bundle=bundle, guard=guard)
 
 
 @dataclass
@@ -105,9 +107,20 @@ class Context:
         return self.clients.forge
 
     def output_of(self, name: str) -> Mapping[str, Any]:
-        """The output of the newest completed step of that name; {} when there is none."""
-        done = [step for step in queries.steps(self.job.id) if step.name == name and step.status == "completed"]
-        return max(done, key=lambda step: (step.round, step.attempt)).output if done else {}
+        """The output of the newest completed step of that name; {} when there is none.
+
+        What another host has made lies there, and does not count here.
+        """
+        here = [step for step in self._completed(name) if name in ANYWHERE or step.host == self.row["host"]]
+        return max(here, key=lambda step: (step.round, step.attempt)).output if here else {}
+
+    def made_elsewhere(self, name: str) -> Mapping[str, Any] | None:
+        """What the newest completed step of that name has made on another host; None when it ran on this one."""
+        newest = max(self._completed(name), key=lambda step: (step.round, step.attempt), default=None)
+        return newest.output if newest and newest.host != self.row["host"] else None
+
+    def _completed(self, name: str) -> list[Step]:
+        return [step for step in queries.steps(self.job.id) if step.name == name and step.status == "completed"]
 
     @property
     def worktree(self) -> Path:

@@ -117,6 +117,28 @@ def _comment(payload: Payload, action: str | None, known: Known) -> Request | Ig
     return Request(trigger, commands, f"comment:{_int(comment, 'id')}:{trigger.text_sha256}")
 
 
+def interpret_review(payload: Payload, known: Known) -> Request | Ignored:
+    """What the text of a submitted review asks for. Its webhook names no review, so that it is found by looking only."""
+    review, issue = _dict(payload, "review"), _dict(payload, "issue")
+    if _is_self(_dict(payload, "sender"), known):
+        return Ignored("own action")
+    body = _str(review, "body")
+    commands = parse(body, known.self_login)
+    if not commands:
+        return Ignored("no command")
+    trigger = _trigger(
+        payload,
+        "review",
+        _int(review, "id"),
+        body,
+        issue,
+        is_pull=True,
+        url=_str(review, "html_url"),
+        at=_word(review, "submitted_at"),
+    )
+    return Request(trigger, commands, f"review:{_int(review, 'id')}:{trigger.text_sha256}")
+
+
 def _opened(payload: Payload, known: Known) -> Request | Ignored:
     issue = _dict(payload, "issue")
     text = f"{_str(issue, 'title')}\n\n{_str(issue, 'body')}"

@@ -25,6 +25,7 @@ class Form(StrEnum):
     QUESTION = "<text>"
     NOTHING = ""
     JOB = "[job]"
+    JOB_TEXT = "[job] [text]"
     CODE = "[code] [remark]"
 
 
@@ -37,7 +38,7 @@ FORMS: Mapping[Verb, Form] = {
     Verb.STATUS: Form.JOB,
     Verb.CANCEL: Form.JOB,
     Verb.RETRY: Form.JOB,
-    Verb.CONTINUE: Form.JOB,
+    Verb.CONTINUE: Form.JOB_TEXT,
     Verb.WHY: Form.JOB,
     Verb.VERBOSE: Form.JOB,
     Verb.APPROVE: Form.CODE,
@@ -89,6 +90,7 @@ ORDINARY = word_set("""
     """)
 
 _JOB = re.compile(r"(?:(?:the\s+)?job\s*)?#?([1-9][0-9]{0,17})", re.IGNORECASE | re.ASCII)
+_AFTER_JOB = re.compile(r"[,:;.]*\s+(?:[–—-]+\s+)?(.+)", re.DOTALL)
 _CODE = re.compile(r"([0-9a-f]{8})(?:[\s:,;.!]+|$)", re.IGNORECASE | re.ASCII)
 _WORD = re.compile(r"([A-Za-z]+)[.,:;!?*_~)\"']*(?=\s|$)", re.ASCII)
 _POLITE = word_set("please pls now this it that the job again thanks then ok")
@@ -160,10 +162,15 @@ def fit(verb: Verb, words: str) -> Command | None:
         code = _CODE.match(words)
         if code:
             return Command(verb, words[code.end() :].strip(), code=code[1].lower())
-    if form is Form.JOB:
+    if form in (Form.JOB, Form.JOB_TEXT):
         job = _job(words)
         if job is not None:
             return Command(verb, job=job)
+    if form is Form.JOB_TEXT:
+        match = _JOB.match(words)
+        text = _AFTER_JOB.fullmatch(words[match.end() :]) if match else None
+        if match and text:
+            return Command(verb, text[1].strip(), job=int(match[1]))
     if form is Form.QUESTION:
         return None
     return Command(verb) if _courtesy(verb, words) else None

@@ -12,6 +12,7 @@ from peewee import (
     BigIntegerField,
     BlobField,
     BooleanField,
+    CompositeKey,
     DatabaseProxy,
     DateTimeField,
     FloatField,
@@ -36,6 +37,8 @@ UNAVAILABLE = (
     psycopg.OperationalError,
     psycopg.errors.IdleInTransactionSessionTimeout,
 )
+# The server ends a connection to a host that lost its power or its cable after about 25 s, not after two hours.
+KEEPALIVE = "-c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3"
 FROZEN_SECONDS = 30  # a process that is frozen inside a transaction holds its locks no longer than this
 
 
@@ -47,7 +50,7 @@ def bind(url: str, *, max_connections: int = 20, application_name: str = "mosaic
     params: dict[str, Any] = dict(conninfo_to_dict(url))
     name = params.pop("dbname", "mosaic")
     params = {"application_name": application_name, "connect_timeout": 10} | params
-    frozen = f"-c idle_in_transaction_session_timeout={FROZEN_SECONDS}s"
+    frozen = f"-c idle_in_transaction_session_timeout={FROZEN_SECONDS}s {KEEPALIVE}"
     params["options"] = f"{params.get('options', '')} {frozen}".strip()
     # A dead peer is noticed in about 25 s instead of two hours: session locks tell who is alive.
     params |= {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
@@ -87,6 +90,7 @@ class Worker(Table):
     pool = TextField()
     slots = IntegerField()
     version = TextField()
+    signer = TextField(default="")
     draining = BooleanField(default=False)
     started_at = DateTimeField()
     heartbeat_at = DateTimeField()
@@ -133,6 +137,8 @@ class RunnerJob(Table):
     event_seq = IntegerField(default=0)
     event_hash = TextField(default="")
     metadata = BinaryJSONField(default=dict, index=False)
+    host = TextField(null=True)
+    forge_wait_since = DateTimeField(null=True)
 
     class Meta:
         table_name = "runner_jobs"
@@ -150,6 +156,7 @@ class JobStep(Table):
     ord = IntegerField()
     fence = BigIntegerField(default=0)
     crashes = IntegerField(default=0)
+    excused = IntegerField(default=0)
     faults = IntegerField(default=0)
     worker_id = BigIntegerField(null=True)
     lease_until = DateTimeField(null=True)
@@ -197,9 +204,39 @@ class Delivery(Table):
     attempts = IntegerField(default=0)
     run_after = DateTimeField(null=True)
     received_at = DateTimeField()
+    via = TextField(default="webhook")
 
     class Meta:
         table_name = "deliveries"
+
+
+class ReconcileCursor(Table):
+    repository_id = BigIntegerField()
+    source = TextField()
+    read_to = DateTimeField()
+    not_before = DateTimeField()
+    looked_at = DateTimeField(null=True)
+    failures = IntegerField(default=0)
+    retry_at = DateTimeField(null=True)
+    error = TextField(default="")
+
+    class Meta:
+        table_name = "reconcile_cursors"
+        primary_key = CompositeKey("repository_id", "source")
+
+
+class Reconciler(Table):
+    one = BooleanField(primary_key=True, default=True)
+    worker_id = BigIntegerField(null=True)
+    lease_until = DateTimeField(null=True)
+    began_at = DateTimeField(null=True)
+    completed_at = DateTimeField(null=True)
+    retry_at = DateTimeField(null=True)
+    failures = IntegerField(default=0)
+    error = TextField(default="")
+
+    class Meta:
+        table_name = "reconciler"
 
 
 class Effect(Table):
@@ -220,9 +257,35 @@ class Effect(Table):
     fence = BigIntegerField(default=0)
     error = TextField(default="")
     done_at = DateTimeField(null=True)
+    code = TextField(default="")
+    waiting_since = DateTimeField(null=True)
+    failed_at = DateTimeField(null=True)
+    failed_in = TextField(null=True)
+    dropped_at = DateTimeField(null=True)
+    unsure = BooleanField(default=False)
+    settle_at = DateTimeField(null=True)
+    settled = IntegerField(default=0)
 
     class Meta:
         table_name = "effects"
+
+
+class CircuitBreaker(Table):
+    service = TextField(primary_key=True)
+    state = TextField(default="closed")
+    failures = IntegerField(default=0)
+    since = DateTimeField(null=True)
+    code = TextField(default="")
+    detail = TextField(default="")
+    opened_at = DateTimeField(null=True)
+    closed_at = DateTimeField(null=True)
+    probes = IntegerField(default=0)
+    next_probe_at = DateTimeField(null=True)
+    probe_until = DateTimeField(null=True)
+    fence = BigIntegerField(default=0)
+
+    class Meta:
+        table_name = "circuit_breakers"
 
 
 class Pause(Table):
@@ -235,6 +298,16 @@ class Pause(Table):
 
     class Meta:
         table_name = "pauses"
+
+
+class Turn(Table):
+    scope = TextField()
+    who = BigIntegerField()
+    at = DateTimeField()
+
+    class Meta:
+        table_name = "turns"
+        primary_key = CompositeKey("scope", "who")
 
 
 class QualityGate(Table):
@@ -283,6 +356,21 @@ class ContextSnapshot(Table):
 
     class Meta:
         table_name = "context_snapshots"
+
+
+class AuditAnchor(Table):
+    seq = BigIntegerField(primary_key=True)
+    at = DateTimeField()
+    body = TextField()
+    hash = TextField()
+    key = TextField()
+    signature = TextField()
+    max_id = BigIntegerField()
+    low_xid = BigIntegerField()
+    high_xid = BigIntegerField()
+
+    class Meta:
+        table_name = "audit_anchors"
 
 
 class StepLog(Table):

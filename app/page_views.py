@@ -15,6 +15,7 @@ from urllib.parse import quote
 from app.neutral import plain
 from app.types import Job, JobStatus, Phase, Step, StepStatus
 from app.voice_format import duration, login, one_line, outcome, reason_of
+from app.waiting import Waiting
 
 AGENT, GATE = "weaver.", "inspector.gate."
 _LABELS = {  # step: (its name, what is being done while it runs)
@@ -175,8 +176,8 @@ def bar(steps: Sequence[Step]) -> Bar:
     return Bar(sum(step.status.terminal for step in rows), len(rows))
 
 
-def state(job: Job, steps: Sequence[Step], now: datetime, *, position: int | None = None, behind: str = "") -> State:
-    """A job's state in words; `position` and `behind` (what it waits for) while it is queued."""
+def state(job: Job, steps: Sequence[Step], now: datetime, *, waits: Waiting | None = None) -> State:
+    """A job's state in words; `waits` = what it waits for now."""
     reason = reason_of(job)
     if reason:
         verb = {JobStatus.COMPLETED: "Done", JobStatus.CANCELLED: "Cancelled"}.get(reason.status, "Stopped")
@@ -186,12 +187,14 @@ def state(job: Job, steps: Sequence[Step], now: datetime, *, position: int | Non
         return State("off", "Stopping", "Someone asked to stop the job")
     if job.status is JobStatus.WAITING:
         return State("ask", "Waits for a person", "Answer in the issue to go on")
+    note = waits.note if waits else ""
     if job.status is JobStatus.QUEUED:
-        return State("idle", f"Queued, position {position}" if position else "Queued", behind or "Starts in a moment")
+        place = f"Queued, position {waits.position}" if waits and waits.position else "Queued"
+        return State("idle", place, note or "Starts in a moment")
     if job.status is JobStatus.PENDING:
-        return State("idle", "Received", _doing(steps, now, "Checked in a moment"))
+        return State("idle", "Received", note or _doing(steps, now, "Checked in a moment"))
     if job.status is JobStatus.RUNNING:
-        return State("run", "Working", _doing(steps, now, "Between two steps"))
+        return State("run", "Working", note or _doing(steps, now, "Between two steps"))
     return State(_JOB_TONES[job.status], job.status.value.capitalize())
 
 
@@ -218,17 +221,6 @@ def _doing(steps: Sequence[Step], now: datetime, otherwise: str) -> str:
     return otherwise
 
 
-def why_queued(job: Job, running: Sequence[Job], queue: Sequence[Job]) -> str:
-    """What a queued job waits for: jobs of its repository that run, or that are before it."""
-    same = [other for other in running if other.repository_id == job.repository_id and other.reason is None]
-    if same:
-        names = ", ".join(str(other.id) for other in same[:3])
-        return f"Waits for job {names} in the same repository"
-    before = queue[: next((at for at, other in enumerate(queue) if other.id == job.id), 0)]
-    ahead = [other for other in before if other.repository_id == job.repository_id]
-    return f"Waits for job {ahead[0].id}, which is before it in the same repository" if ahead else "Starts in a moment"
-
-
 def groups(
     running: Sequence[Job],
     queue: Sequence[Job],
@@ -238,19 +230,21 @@ def groups(
     steps: Mapping[int, tuple[Step, ...]],
     totals: Mapping[str, int],
     now: datetime,
+    waits: Mapping[int, Waiting],
 ) -> tuple[Group, ...]:
     """The lists of the first page; a list without jobs is left out."""
 
     def lines(jobs: Sequence[Job], with_bar: bool = False) -> tuple[Line, ...]:
         return tuple(
-            Line(job, state(job, steps.get(job.id, ()), now), bar(steps.get(job.id, ())) if with_bar else None)
+            Line(
+                job,
+                state(job, steps.get(job.id, ()), now, waits=waits.get(job.id)),
+                bar(steps.get(job.id, ())) if with_bar else None,
+            )
             for job in jobs
         )
 
-    places = tuple(
-        Line(job, state(job, (), now, position=at, behind=why_queued(job, running, queue)), None)
-        for at, job in enumerate(queue, 1)
-    )
+    places = tuple(Line(job, state(job, (), now, waits=waits.get(job.id)), None) for job in queue)
     last = sorted(recent, key=lambda job: job.finished_at or job.created_at, reverse=True)
     found = (
         Group("ask", "Needs you", lines(waiting), totals.get("waiting", 0)),

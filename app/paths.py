@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import re
+import secrets
+import socket
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.private_files import private_dir
+from app.private_files import private_dir, write_private
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +22,21 @@ class Paths:
         self.data.mkdir(mode=0o700, parents=True, exist_ok=True)
         for name in ("mirrors", "worktrees", "indexes", "checkouts", "setup"):
             private_dir(self.data / name, None)
+
+    def host_id(self) -> str:
+        """The name of this data directory among several on one database, made once. Files of a job lie on one host.
+
+        The machine's name is in it for people to read; it may change, the id does not.
+        """
+        file = self.data / "host"
+        if not file.exists():
+            name = re.sub(r"[^a-z0-9-]", "-", socket.gethostname().lower())[:24].strip("-") or "host"
+            draft = self.data / f".host-{os.getpid()}"
+            write_private(draft, f"{name}-{secrets.token_hex(4)}\n")
+            with suppress(FileExistsError):  # another process of this host was faster
+                os.link(draft, file)
+            draft.unlink()
+        return file.read_text().strip()
 
     def mirror(self, repository_id: int) -> Path:
         """The bare repository that Mosaic alone writes."""
@@ -44,6 +64,11 @@ class Paths:
     @property
     def engine_state(self) -> Path:
         return self.data / "engine"
+
+    @property
+    def audit(self) -> Path:
+        """The anchors of the event chains, outside the database."""
+        return self.data / "audit"
 
     @property
     def keys(self) -> Path:

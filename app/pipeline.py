@@ -24,6 +24,7 @@ class StepSpec:
     always: bool = False  # runs however the job ended
     redo: tuple[str, ...] = ()  # steps to run again first when this one was lost half-way
     gate: str = ""  # name of the gate, for the rows made from the rules
+    anywhere: bool = False  # needs no files of the job: any host may run it
 
     @property
     def target(self) -> str:
@@ -32,15 +33,26 @@ class StepSpec:
         return f"jobs.{component}:{verb}"
 
 
-def _control(name: str, order: int, phase: Phase, timeout: int, attempts: int = 3, *, always: bool = False) -> StepSpec:
-    return StepSpec(name, order, Pool.CONTROL, phase, StepType.COMMAND, timeout, attempts, always=always)
+def _control(
+    name: str,
+    order: int,
+    phase: Phase,
+    timeout: int,
+    attempts: int = 3,
+    *,
+    always: bool = False,
+    anywhere: bool = False,
+) -> StepSpec:
+    return StepSpec(
+        name, order, Pool.CONTROL, phase, StepType.COMMAND, timeout, attempts, always=always, anywhere=anywhere
+    )
 
 
-ADMIT = _control("runner.admit", 10, Phase.SETUP, 900)  # the first clone of a repository may take long
+ADMIT = _control("runner.admit", 10, Phase.SETUP, 900, anywhere=True)  # the first clone of a repository may take long
 
 IMPLEMENT: tuple[StepSpec, ...] = (
     ADMIT,
-    _control("runner.snapshot", 20, Phase.SETUP, 300),
+    _control("runner.snapshot", 20, Phase.SETUP, 300, anywhere=True),
     _control("runner.checkout", 30, Phase.SETUP, 600),
     StepSpec("runner.setup", 40, Pool.GATES, Phase.SETUP, StepType.COMMAND, 1800, attempts=2),
     StepSpec(
@@ -57,15 +69,26 @@ IMPLEMENT: tuple[StepSpec, ...] = (
     _control("inspector.policy", 70, Phase.VALIDATION, 300),
     # inspector.gate.<name>: orders 100-899, made by gate_spec() at admission
     StepSpec("herald.publish", 900, Pool.CONTROL, Phase.EXECUTION, StepType.ARTIFACT, 300, attempts=5),
-    _control("herald.report", 910, Phase.CLEANUP, 120, attempts=5, always=True),
+    _control("herald.report", 910, Phase.CLEANUP, 120, attempts=5, always=True, anywhere=True),
     _control("runner.cleanup", 920, Phase.CLEANUP, 120, attempts=2, always=True),
 )
+
+# What a job that is stopped half-way has done is kept: this row comes when its end is known, before the last words.
+KEEP = _control("runner.keep", 905, Phase.CLEANUP, 300, attempts=2, always=True)
+KEEPS_WORK = frozenset({
+    "agent_failed", "budget_exhausted", "cancelled_by_user", "crashed", "daily_budget_exhausted", "engine_rejected",
+    "engine_unavailable", "forge_unavailable", "gates_failed", "internal_error", "policy_violation",
+    "sandbox_unavailable", "stalled", "timed_out",
+})  # fmt: skip
 
 PIPELINES: dict[str, tuple[StepSpec, ...]] = {"implement": IMPLEMENT}
 
 # A red policy or gate sends the job back here; these rows exist once per round.
 ROUND_STEPS = ("weaver.implement", "runner.commit", "inspector.policy")
 BACK_TO = "weaver.implement"
+
+# Steps that need no files of the job. All others belong to the host where its worktree and its commits lie.
+ANYWHERE = frozenset(row.name for table in PIPELINES.values() for row in table if row.anywhere)
 
 
 def gate_spec(gate: GateSpec) -> StepSpec:
@@ -83,7 +106,13 @@ def gate_spec(gate: GateSpec) -> StepSpec:
     )
 
 
-def plan(pipeline: str, gates: tuple[GateSpec, ...] = ()) -> tuple[StepSpec, ...]:
-    """The rows of a job in order: the pipeline's table with its gates put in."""
+def plan(pipeline: str, gates: tuple[GateSpec, ...] = (), *, keep: bool = False) -> tuple[StepSpec, ...]:
+    """The rows of a job in order: the pipeline's table with its gates put in, and KEEP when its work is to be kept."""
     rows = [replace(row, back_to=BACK_TO) if row.name == "inspector.policy" else row for row in PIPELINES[pipeline]]
-    return tuple(sorted([*rows, *map(gate_spec, gates)], key=lambda row: (row.order, row.name)))
+    more = (KEEP,) if keep else ()
+    return tuple(sorted([*rows, *map(gate_spec, gates), *more], key=lambda row: (row.order, row.name)))
+
+
+def on_files(rows: tuple[StepSpec, ...]) -> tuple[str, ...]:
+    """The steps that make the commit to be published and judge it: what starts again when the job changes its host."""
+    return tuple(row.name for row in rows if not row.anywhere and not row.always and row.type is not StepType.ARTIFACT)

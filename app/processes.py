@@ -9,6 +9,7 @@ One thread, one selector over the children's output, their ends (pidfd) and our 
 from __future__ import annotations
 
 import ctypes
+import operator
 import os
 import selectors
 import signal
@@ -31,6 +32,7 @@ _CONTROLS = bytes({*range(32), 127} - {9})  # a child may print what an agent wr
 _COLOURS = (36, 33, 35, 32, 34, 31)
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _PR_SET_PDEATHSIG = 1
+Shape = Callable[[bytes, bytes], bytes]  # (child's name, its line) → what is written; without one, the name goes first
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -68,10 +70,12 @@ class _Slot:
 class Supervisor:
     """Runs `children`; `run()` returns when all have ended. Only `stop()` may be called from another thread."""
 
-    def __init__(self, children: Sequence[Child], *, output: BinaryIO | None = None) -> None:
+    def __init__(
+        self, children: Sequence[Child], *, output: BinaryIO | None = None, shape: Shape | None = None
+    ) -> None:
         self._output = output or sys.stdout.buffer
-        colour = self._output.isatty()
-        width = max((len(child.name) for child in children), default=0)
+        self._shape, colour = shape or operator.add, self._output.isatty() and shape is None
+        width = -1 if shape else max((len(child.name) for child in children), default=0)
         self._slots = [
             _Slot(child, _prefix(child.name, width, n if colour else None)) for n, child in enumerate(children)
         ]
@@ -259,10 +263,12 @@ class Supervisor:
 
     def _write(self, prefix: bytes, lines: Sequence[bytes]) -> None:
         try:
-            self._output.write(b"".join(prefix + line.translate(None, _CONTROLS) + b"\n" for line in lines))
+            self._output.write(b"".join(self._shape(prefix, line.translate(None, _CONTROLS)) + b"\n" for line in lines))
             self._output.flush()
         except BrokenPipeError:  # whoever read our output is gone; the children still do their work
             self._output = open(os.devnull, "wb")  # noqa: SIM115
+        except OSError:
+            pass  # the disk of the output is full: what could not be written stays in the buffer, or is left out
 
     def _drain_wakeups(self) -> None:
         with suppress(BlockingIOError):
@@ -271,8 +277,8 @@ class Supervisor:
 
 
 def _prefix(name: str, width: int, number: int | None) -> bytes:
-    """`name | `, padded; in a colour of its own when `number` is given."""
-    text = f"{name:<{max(width, len('mosaic'))}} | "
+    """`name | `, padded; in a colour of its own when `number` is given; the name alone when `width` is negative."""
+    text = f"{name:<{max(width, len('mosaic'))}} | " if width >= 0 else name
     return (text if number is None else f"\x1b[{_COLOURS[number % len(_COLOURS)]}m{text}\x1b[0m").encode()
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from app.markdown import is_hidden, scan, strip_hidden
 from app.markdown_inline import SpanKind
-from app.types import GateSpec, Job
+from app.types import REASONS, GateSpec, Job
 
 _TEXT_LIMIT = 20_000  # characters of one foreign text
 _CONTEXT_LIMIT = 60_000  # characters of all comments together; the newest are kept
@@ -47,6 +47,18 @@ class Snapshot:
             comments=tuple(SnapshotComment(one["author"], one["body"], one["at"]) for one in body.get("comments", ())),
             excluded=tuple((one["what"], one["why"]) for one in body.get("excluded", ())),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """What an earlier job of the same request had done when it was stopped: the files are as it left them."""
+
+    job: int
+    reason: str  # code of REASONS
+    paths: tuple[str, ...]  # that it changed; at most some fifty
+    numbers: tuple[int, int, int]  # files, lines added, lines removed
+    said: str = ""  # the agent's last words
+    feedback: str = ""  # what was red at its end
 
 
 def visible(text: str) -> tuple[str, int]:
@@ -90,8 +102,9 @@ def task_prompt(
     feedback: str = "",
     *,
     delimiter: str,
+    begun: Begun | None = None,
 ) -> str:
-    """The first message of a session: complete without anything said before.
+    """The first message of a session: complete without anything said before. `begun` = it goes on from saved work.
 
     `delimiter` = a random word of this job, at least 8 letters and digits, that encloses every foreign text;
     `feedback` = our own text about what was red in the round before, with redacted output.
@@ -101,6 +114,7 @@ def task_prompt(
         _round(round, rounds),
         f"You work for job {job.id} in a checkout of {fence.word(job.repository)}: your working directory.",
         _request(job, fence),
+        _begun(begun, fence) if begun else "",
         _context(snapshot, fence),
         _judges(gates, fence),
         feedback,
@@ -207,7 +221,25 @@ def _request(job: Job, fence: _Fence) -> str:
         parts += ["In particular:", fence.block("request", job.instructions)]
     if not job.instructions.strip():
         parts.append("The request gives no details of its own: solve the problem that the issue below describes.")
+    for one in job.metadata.get("added", ()):
+        parts += [
+            f"{fence.word(str(one['by']))} added later, and this counts most:",
+            fence.block("request", one["text"]),
+        ]
     return _blocks(*parts)
+
+
+def _begun(begun: Begun, fence: _Fence) -> str:
+    cause = REASONS[begun.reason].cause if begun.reason in REASONS else ""
+    files, added, removed = begun.numbers
+    done = "\n".join([f"{files} files changed, +{added} −{removed} lines.", *begun.paths, "", begun.said]).rstrip()
+    return _blocks(
+        "## What was done so far",
+        f"Work on this was begun and stopped (job {begun.job}). {cause} Go on from the files as they are now, and keep "
+        "what is right in them. The change so far:",
+        fence.block("work so far", done),
+        begun.feedback,
+    )
 
 
 def _context(snapshot: Snapshot, fence: _Fence) -> str:

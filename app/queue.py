@@ -8,8 +8,6 @@ change that is rolled back.
 from __future__ import annotations
 
 import json
-import threading
-import time
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +16,7 @@ from huey.api import Huey
 from huey.registry import Message
 from huey.serializer import Serializer
 
-from app.bell_storage import BellStorage
+from app.bell_storage import BellStorage, channel
 from app.models import KEEPALIVE, fetch_one, send
 from app.types import Pool
 
@@ -56,71 +54,6 @@ def bell(task: str, number: int) -> bytes:
     return json.dumps({"task": task, "id": number}).encode()
 
 
-class TwoQueues(PostgresStorage):  # type: ignore[misc]
-    """Huey's storage, hearing two queues: the pool's own and that of this host, in turns.
-
-    One thread listens for all threads of the process, on one connection; whom it wakes takes one bell and hands the
-    listening on. Nothing is taken from a queue while `closed` says so.
-    """
-
-    def __init__(self, name: str, *, host: str, closed: Callable[[], bool], **options: Any) -> None:
-        super().__init__(name, **options)
-        self._closed, self._queues = closed, (name, at_host(name, host))
-        self._listening = threading.Lock()
-        self._ear: Any = None
-
-    def _dequeue(self) -> bytes | None:
-        """One bell, of the queue that was second the last time if there is one."""
-        if self._closed():
-            return None
-        self._queues = first, second = self._queues[::-1]
-        with self.db() as cursor:
-            cursor.execute(_TAKE, (first, second))
-            row = cursor.fetchone()
-        return bytes(row[0]) if row else None
-
-    def dequeue(self) -> bytes | None:
-        """One bell as soon as there is one; None after `read_timeout` seconds without."""
-        heard = self._dequeue()
-        deadline = time.monotonic() + self.read_timeout
-        if heard is not None or not self._listening.acquire(timeout=self.read_timeout):
-            return heard
-        try:
-            ear = self._listen()
-            while (heard := self._dequeue()) is None:
-                left = deadline - time.monotonic()
-                if left <= 0 or not list(ear.notifies(timeout=left, stop_after=1)):
-                    return None
-            return heard
-        finally:
-            self._listening.release()
-
-    def _listen(self) -> Any:
-        if self._ear is not None and not (self._ear.closed or self._ear.broken):
-            return self._ear
-        ear = self._connect()
-        for name in self._queues:
-            ear.execute(f'listen "{channel(name)}"')
-        self._ear = ear
-        return ear
-
-
-# A bell of the first queue, or else one of the second, in one round trip.
-_TAKE = """
-with first as (
-    delete from huey_task where id = (
-        select id from huey_task where queue = %s order by priority desc, id limit 1 for update skip locked
-    ) returning data
-), second as (
-    delete from huey_task where id = (
-        select id from huey_task where queue = %s and not exists (select 1 from first)
-        order by priority desc, id limit 1 for update skip locked
-    ) returning data
-)
-select data from first union all select data from second
-"""
-
-
 def doorbell(
     pool: Pool, dsn: str, host: str = "", *, session: str = "", closed: Callable[[], bool] | None = None
 ) -> Doorbell:
@@ -128,11 +61,11 @@ def doorbell(
     # Dequeuing needs no fsync: after a crash of PostgreSQL a bell may ring twice, which is harmless.
     return Doorbell(
         queue_name(pool),
-        storage_class=TwoQueues,
+        storage_class=BellStorage,
         serializer=BellSerializer(),
         results=False,
         dsn=dsn,
-        host=host,
+        queues=(queue_name(pool), queue_name(pool, host)),
         closed=closed or (lambda: False),
         create_tables=False,
         read_timeout=3,
@@ -148,11 +81,6 @@ def queue_name(pool: Pool, host: str = "") -> str:
 def at_host(queue: str, host: str) -> str:
     """The queue of the same pool that only consumers of one host hear."""
     return f"{queue}@{host}" if host else queue
-
-
-def channel(queue: str) -> str:
-    """The NOTIFY channel on which consumers of a queue listen."""
-    return f"huey.q.{queue}"
 
 
 def ring(pool: Pool, task: str, number: int, priority: float = 0.0, *, host: str = "") -> None:
@@ -175,7 +103,9 @@ def forget(host: str) -> None:
 def crowded(pool: Pool) -> bool:
     """Whether so many bells hang in a queue that more would only make it longer."""
     row = fetch_one(
-        "select count(*) as n from (select 1 from huey_task where queue = %s limit %s) q", queue_name(pool), CROWD
+        "select count(*) as n from (select 1 from huey_task where split_part(queue, '@', 1) = %s limit %s) q",
+        queue_name(pool),
+        CROWD,
     )
     return row is not None and int(row["n"]) >= CROWD
 

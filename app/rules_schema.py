@@ -68,6 +68,10 @@ class Limits(Table):
     daily_cost_usd: float | None = Field(default=None, ge=0, le=1_000_000, allow_inf_nan=False)
     concurrent: int = Field(default=1, ge=1, le=100)
     per_user_hour: int = Field(default=10, ge=1, le=10_000)
+    per_issue_day: int = Field(default=20, ge=1, le=10_000)
+    per_repository_hour: int = Field(default=60, ge=1, le=100_000)
+    per_repository_day: int = Field(default=300, ge=1, le=1_000_000)
+    failures_in_a_row: int = Field(default=5, ge=1, le=10_000)
     files: int = Field(default=100, ge=1, le=100_000)
     patch_kb: int = Field(default=4096, ge=1, le=1_048_576)
 
@@ -197,6 +201,15 @@ class Budget(Table):
     daily: float | None = Field(default=None, ge=0, le=1_000_000, allow_inf_nan=False)
 
 
+class Reconcile(Table):
+    """How Mosaic looks for mentions whose webhook never came."""
+
+    seconds: int = Field(default=60, ge=1, le=3_600)  # between the beginnings of two rounds
+    notification_seconds: int = Field(default=20, ge=1, le=3_600)
+    grace_seconds: int = Field(default=20, ge=0, le=120)  # younger than this: its webhook may still be on its way
+    requests_per_minute: int = Field(default=300, ge=6, le=60_000)
+
+
 class ServerConfig(Table):
     """The file that MOSAIC_CONFIG names: whom Mosaic serves, and what repositories may at most ask for."""
 
@@ -205,6 +218,7 @@ class ServerConfig(Table):
     ceilings: Sections = Sections()
     sandbox: Sandbox = Sandbox()
     budget: Budget = Budget()
+    reconcile: Reconcile = Reconcile()
     models: dict[Repository, Text] = Field(default_factory=dict)
     gates: Gates = ()
 

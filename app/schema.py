@@ -96,3 +96,5 @@ def _grant(connection: psycopg.Connection[Any], role: str) -> None:
         "revoke insert, update, delete on schema_migrations from {}",
     ):
         connection.execute(sql.SQL(statement).format(who))
+    if connection.execute("select to_regclass('audit_anchors')").fetchone() != (None,):
+        connection.execute(sql.SQL("revoke update, delete, truncate on audit_anchors from {}").format(who))

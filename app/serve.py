@@ -90,6 +90,8 @@ def _become_web(settings: Settings) -> NoReturn:
             "10",
             "--access-logfile",
             "/dev/null",
+            "--logger-class",
+            "app.gunicorn_log.Lines",
             "-b",
             f"{bind}:{settings.listen_port}",
             "--chdir",
@@ -148,11 +150,16 @@ def serve() -> int:
     engine_first, others = engine_child(everything), children(everything)
     if everything.get("MOSAIC_DATABASE_URL") or everything.get("MOSAIC_DATABASE_URL_FILE"):
         migrate()
-        return Supervisor([*engine_first, *others]).run()
+        return Supervisor([*engine_first, *others], shape=shape_of(settings)).run()
     with Cluster(settings.data_dir).supervised() as server:
         cluster = Cluster(settings.data_dir)
         first = replace(server, after=_migrated(cluster, server.after))
-        return Supervisor([*engine_first, first, *others]).run()
+        return Supervisor([*engine_first, first, *others], shape=shape_of(settings)).run()
+
+
+def shape_of(settings: Settings) -> Callable[[bytes, bytes], bytes] | None:
+    """How the supervisor passes on a child's line: None = behind the child's name; JSON lines name it themselves."""
+    return logs.enveloped if settings.log_format == "json" else None
 
 
 def require_settings(everything: Mapping[str, str]) -> None:

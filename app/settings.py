@@ -72,6 +72,7 @@ class Settings:
     max_agents: int
     ca_bundle: Path | None
     trusted_proxies: tuple[str, ...]
+    metrics_from: tuple[str, ...]
     log_level: str
     log_format: str
     keep_days: int

@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-GENERATED: tuple[str, ...] = ("MOSAIC_SECRET_KEY", "MOSAIC_OPENCLAW_TOKEN")
+GENERATED: tuple[str, ...] = ("MOSAIC_SECRET_KEY", "MOSAIC_OPENCLAW_TOKEN", "MOSAIC_ANCHOR_KEY")
 
 
 def key_path(data_dir: Path, name: str) -> Path:

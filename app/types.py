@@ -130,7 +130,13 @@ REASONS: Mapping[str, Reason] = _reasons(
     ("cancelled_by_user", _X, "Someone asked to stop the job.", "`@mosaic retry` starts it again."),
     ("superseded", _X, "A newer request took the place of this job.", ""),
     ("wrong_place", _F, "Mosaic works on issues, and on the open pull requests that it made itself.", "Mention Mosaic on an issue: it opens a pull request for it."),
+    ("rate_limited", _F, "There were more requests than the limits allow.", "Ask again at the time that is named below, or have the limit raised that is named there."),
+    ("failing_repeatedly", _F, "The last jobs on this issue have all failed.", "Change what makes them fail (the request, the code or the gates), then `@mosaic retry`."),
+    ("daily_budget_exhausted", _F, "The budget of the day is used up.", "`@mosaic retry` when the day's costs are more than 24 hours old, or have the limit raised that is named below."),
+    ("saved_work_unusable", _F, "The saved work cannot be continued.", "`@mosaic retry` starts again from the branch as it is now."),
+    ("base_gone", _F, "The commit that the job started from is on no branch of the forge any more.", "`@mosaic retry` starts from the default branch as it is now."),
     ("approval_expired", _F, "Nobody approved in time.", "`@mosaic retry` asks again."),
+    ("forge_forbidden", _F, "Mosaic's account may not write to this repository.", "Ask an owner to give the bot write access, or to unarchive the repository, then `@mosaic retry`."),
 )
 
 
@@ -163,6 +169,26 @@ class Ambiguous(Transient):
     """A write was sent and its answer was lost: it may or may not have happened. Look before writing again."""
 
     code = "ambiguous"
+
+
+class Misconfigured(Transient):
+    """The outside world is there, but what we show it does not fit: an operator mends it, and the same request works.
+
+    `code`: token_refused | token_scope | untrusted_certificate.
+    """
+
+    code = "token_refused"
+
+    def __init__(self, message: str, *, code: str | None = None, status: int | None = None) -> None:
+        super().__init__(message, status=status)
+        if code:
+            self.code = code
+
+
+class Outage(Transient):
+    """Not even tried: the outside world is known to be away. `retry_after` = seconds until the next look at it."""
+
+    code = "outage"
 
 
 class Permanent(MosaicError):
@@ -223,7 +249,7 @@ class DidYouMean:
 class Trigger:
     """Where a request came from, as the signed delivery (or the CLI) described it. Stored on the job as JSON."""
 
-    kind: str  # comment | opened | assigned | labeled | cli | api
+    kind: str  # comment | opened | assigned | labeled | review | cli | api
     repository_id: int
     repository: str  # owner/name, for display and API paths
     number: int | None
@@ -274,6 +300,7 @@ class Job:
     tokens: int
     cost_usd: float
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    host: str | None = None  # where its worktree and its commits lie; None = nowhere yet
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,6 +324,7 @@ class Step:
     started_at: datetime | None = None
     finished_at: datetime | None = None
     host: str = ""
+    excused: int = 0  # attempts before this one that do not count: a loss of ours took them
 
     @property
     def key(self) -> str:

@@ -6,7 +6,7 @@ The texts of pull requests, commits and statuses are in app.voice_pr, the status
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from app.grammar import FORMS
 from app.neutral import fenced
@@ -35,6 +35,7 @@ from app.voice_pr import receipts as receipts
 from app.voice_pr import replace_receipts as replace_receipts
 from app.voice_pr import status_description as status_description
 from app.voice_status import status_comment as status_comment
+from app.waiting import Waiting
 
 _OUTPUT_LINES = 10  # of a red gate, in the closing comment
 _OUTPUT_CHARACTERS = 2_000
@@ -45,7 +46,10 @@ _HELP = {
     Verb.STATUS: "What runs here, and how far it is.",
     Verb.CANCEL: "Stop the job; nothing that is already pushed is touched.",
     Verb.RETRY: "Start a job that ended once more, on the same branch and pull request.",
-    Verb.WHY: "Why a job ended: reason, cause, what to do next, and its last events.",
+    Verb.CONTINUE: "Go on from the work that was kept of a job that was stopped; the text adds to the request.",
+    Verb.WHY: "Why a job waits or ended: reason, cause, what to do next, and its last events.",
+    Verb.PAUSE: "Let no new job start in this repository; for its administrators.",
+    Verb.RESUME: "Let jobs start again.",
     Verb.HELP: "This table.",
 }
 
@@ -63,12 +67,13 @@ def closing_comment(
     link: str,
     findings: Sequence[Finding] = (),
     excluded: Sequence[tuple[str, str]] = (),
+    kept: int = 0,
     bot: str = "mosaic",
 ) -> str:
     """The one comment at the end. It mentions the requester, because edits of a comment notify nobody.
 
     `changed` = (files, lines added, lines removed); `seconds` = how long the job took; `link` = the job's page;
-    `excluded` = (what, why) pairs that the agent was not shown.
+    `excluded` = (what, why) pairs that the agent was not shown; `kept` = files changed in the work that was saved.
     """
     who = login(job)
     success = outcome(job) is JobStatus.COMPLETED
@@ -76,8 +81,19 @@ def closing_comment(
     facts = [f"took {duration(seconds)}", spent(job), f"[job {job.id}]({link})"]
     return joined_lines(
         f"@{who} {body}" if who else body,
+        _kept(kept, bot),
         _excluded(excluded),
         _capital(" · ".join(fact for fact in facts if fact)),
+    )
+
+
+def _kept(files: int, bot: str) -> str:
+    if not files:
+        return ""
+    one = files == 1
+    return (
+        f"{plural(files, 'file')} changed so far {'is' if one else 'are'} kept. {command(Verb.CONTINUE, bot)} goes on "
+        "from there."
     )
 
 
@@ -201,30 +217,45 @@ def help_text(bot: str = "mosaic") -> str:
     )
 
 
-def status_reply(jobs: Sequence[Job], base_url: str = "", bot: str = "mosaic") -> str:
-    """The jobs of an issue, the open ones first."""
+def status_reply(
+    jobs: Sequence[Job], base_url: str = "", bot: str = "mosaic", *, waits: Mapping[int, Waiting] | None = None
+) -> str:
+    """The jobs of an issue, the open ones first, and what those wait for that wait."""
     if not jobs:
         return f"There is no job here. Start one with `@{bot} fix`."
     ordered = sorted(jobs, key=lambda job: (job.status.terminal, -job.id))
-    return bullets((_job_row(job, base_url) for job in ordered), 10, len(ordered))
+    rows = (_job_row(job, base_url, _waits((waits or {}).get(job.id), bot)) for job in ordered)
+    return bullets(rows, 10, len(ordered))
 
 
-def _job_row(job: Job, base_url: str) -> str:
+def _waits(waiting: Waiting | None, bot: str) -> str:
+    return addressed(waiting.sentence, bot) if waiting else ""
+
+
+def _job_row(job: Job, base_url: str, waits: str = "") -> str:
     name = f"[job {job.id}]({base_url}/jobs/{job.id})" if base_url else f"job {job.id}"
     reason = reason_of(job)
     state = f"{job.status} (`{reason.code}`)" if reason else f"{job.status}"
-    parts = [f"{name}: {state}", f"pull request #{job.pull_request}" if job.pull_request else "", spent(job)]
+    parts = [
+        f"{name}: {state}",
+        waits.rstrip("."),
+        f"pull request #{job.pull_request}" if job.pull_request else "",
+        spent(job),
+    ]
     return " · ".join(part for part in parts if part)
 
 
-def why_reply(job: Job, events: Sequence[Event], link: str = "", bot: str = "mosaic") -> str:
-    """Reason, cause, next action and the last events (given in order, oldest first)."""
+def why_reply(
+    job: Job, events: Sequence[Event], link: str = "", bot: str = "mosaic", *, waiting: Waiting | None = None
+) -> str:
+    """Reason, cause, next action and the last events (given in order, oldest first); while it waits, what for."""
     reason = reason_of(job)
     head = f"[Job {job.id}]({link})" if link else f"Job {job.id}"
     state = f"{head}: {reason.cause} (`{reason.code}`)" if reason else f"{head} is {job.status}."
     rows = [_event_row(event) for event in events[-_EVENTS:]]
     return joined_lines(
         state,
+        _waits(waiting, bot),
         _next(reason, bot),
         _detail(job.detail),
         "Last events:\n" + "\n".join(rows) if rows else "",
@@ -256,6 +287,37 @@ def retry_reply(job: Job | None, new: Job | None = None, bot: str = "mosaic") ->
     if new is None:
         return f"Job {job.id} is still {job.status}. Wait for its end, or stop it first: `@{bot} cancel {job.id}`."
     return f"Job {new.id} retries job {job.id}, on the same branch and pull request."
+
+
+def continue_reply(
+    job: Job | None, new: Job | None = None, *, files: int = 0, gone: str = "", bot: str = "mosaic"
+) -> str:
+    """`job` = the job to go on from, None when none was found; `new` = the job that does it, `files` = what it finds.
+
+    Without `new`: the job is open still, or nothing of it is kept; `gone` = the host that kept it and is not there.
+    """
+    if job is None:
+        return f"There is no ended job here to continue. Start one with `@{bot} fix`."
+    if new is not None:
+        return f"Job {new.id} goes on from what job {job.id} had done: {plural(files, 'changed file')}."
+    if not job.status.terminal:
+        return f"Job {job.id} is still {job.status}. Wait for its end, or stop it first: `@{bot} cancel {job.id}`."
+    if gone:
+        why = f"What job {job.id} had done is kept on {said(gone, 80)}, and no Mosaic runs there now."
+    else:
+        why = f"Nothing of job {job.id} is kept."
+    return f"{why} To start it again from the branch: `@{bot} retry {job.id}`"
+
+
+def pause_reply(repository: str, paused: bool, changed: bool, *, elsewhere: str = "", bot: str = "mosaic") -> str:
+    """`paused` = whether it is paused now; `elsewhere` = who else's pause still holds, that this command cannot end."""
+    where = code(repository)
+    if elsewhere:
+        return f"{where} stays paused: {elsewhere}"
+    if paused:
+        state = "is paused" if changed else "is paused already"
+        return f"{where} {state}: requests are taken and wait, what runs goes on. `@{bot} resume` lets new jobs start."
+    return f"{where} goes on." if changed else f"{where} was not paused."
 
 
 def joined(job: Job) -> str:

@@ -157,7 +157,7 @@ def commit_message(job: Job, summary: str, *, noreply: str = "noreply.localhost"
 
 def status_description(gate: GateResult) -> str:
     """The text of a commit status: plain, at most 255 characters."""
-    word = "passed" if gate.passed else "failed"
+    word = "passed" if gate.passed else ("failed" if gate.required else "optional: failed")
     facts = ", ".join(filter(None, (verdict(gate) if not gate.passed else "", counts(gate))))
     text = f"{word} in {brief_duration(gate.seconds)}" + (f": {facts}" if facts else "")
     return one_line(text if gate.passed or not gate.why else f"{text}. {gate.why}", TITLE_LIMIT)

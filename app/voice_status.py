@@ -25,6 +25,7 @@ from app.voice_format import (
     short,
     spent,
 )
+from app.waiting import Waiting
 
 _ICONS = {
     StepStatus.PENDING: "⏳",
@@ -47,7 +48,8 @@ _LABELS = {
 _GATE = "inspector.gate."
 _AGENT = "weaver."
 _LOOP = ("weaver.implement", "runner.commit", "inspector.policy")  # with the gates: one set per round
-_HOUSEKEEPING = ("herald.report", "runner.cleanup")  # shown only when they fail
+_HOUSEKEEPING = ("runner.keep", "herald.report", "runner.cleanup")  # shown only when they fail
+_PASSING = ("next", "backing_off", "person")  # said elsewhere in the comment, or over before it is read
 _WAITS = {  # what a step that was handed back waits for
     "engine_unavailable": "waits for the agent engine; Mosaic tries again by itself",
     "forge_unavailable": "waits for Gitea; Mosaic tries again by itself",
@@ -59,26 +61,31 @@ def status_comment(
     steps: Sequence[Step],
     *,
     link: str,
-    queue_position: int | None = None,
+    waiting: Waiting | None = None,
     progress: Mapping[str, Any] | None = None,
     gates: Sequence[GateResult] = (),
     bot: str = "mosaic",
 ) -> str:
     """The whole comment as Markdown.
 
-    `link` = address of the job's page; `queue_position` from 1 while queued; `progress` = the running agent step's
+    `link` = address of the job's page; `waiting` = what it waits for now; `progress` = the running agent step's
     newest `step.progress`: {tool, path, calls, tokens, idle_seconds}; `gates` = the results
     of the newest round.
     """
     shown = [step for step in _newest(steps) if step.name not in _HOUSEKEEPING or step.status is StepStatus.FAILED]
     rounds = max((step.round for step in shown), default=1)
     return joined_lines(
-        f"{_header(job, steps, queue_position)} — [live view]({link}) · job {job.id}"
+        f"{_header(job, steps, waiting.position if waiting else None)} — [live view]({link}) · job {job.id}"
         + (f" · round {rounds}" if rounds > 1 else ""),
+        _waits(waiting, bot),
         "\n".join(_rows(shown, rounds, progress or {}, gates)),
         _result(job),
         _footer(job, bot),
     )
+
+
+def _waits(waiting: Waiting | None, bot: str) -> str:
+    return addressed(f"Waits: {waiting.sentence}", bot) if waiting and waiting.code not in _PASSING else ""
 
 
 def _newest(steps: Sequence[Step]) -> list[Step]:

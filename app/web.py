@@ -10,7 +10,7 @@ from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import HTTPException
 
 from app.edge import Handler, failure
-from handlers import mosaic, pages
+from handlers import health, mosaic, pages
 
 ROUTES: dict[tuple[str, str], Handler] = {
     ("POST", "/webhooks/gitea"): mosaic.receive,
@@ -18,8 +18,9 @@ ROUTES: dict[tuple[str, str], Handler] = {
     ("GET", "/jobs/<int:job_id>"): pages.job,
     ("GET", "/jobs/<int:job_id>/live"): pages.live,
     ("GET", "/jobs/<int:job_id>/steps/<step>/log"): pages.log,
-    ("GET", "/healthz"): pages.healthz,
-    ("GET", "/readyz"): pages.readyz,
+    ("GET", "/healthz"): health.healthz,
+    ("GET", "/readyz"): health.readyz,
+    ("GET", "/metrics"): health.scrape,
 }
 
 

@@ -1,7 +1,8 @@
 """One consumer process among many: its liveness lock, its heartbeat, the sweep if it is elected.
 
-The session lock tells everybody that this process lives: when it dies, PostgreSQL frees the lock, and the sweep of any
-control worker takes its steps back. The lease is the second line, for a process that is alive but frozen or cut off.
+The session lock tells everybody that this process lives: when it dies, PostgreSQL frees the lock, and a control worker
+that waits for it takes its steps back at once; the sweep does so a second later. The lease is the last line, for a
+process that is alive but frozen or cut off.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ from typing import Any
 import psycopg
 
 from app.ledger import steps, workers
-from app.models import FROZEN_SECONDS, UNAVAILABLE, db
+from app.models import FROZEN_SECONDS, KEEPALIVE, UNAVAILABLE, db
 from app.pipelined import gone
+from app.watch import Watch
 
 log = logging.getLogger("mosaic.worker")
 VERSION = "0.1.0"
@@ -30,6 +32,7 @@ STOP_SECONDS = 0.4  # how often running steps learn that they are to stop
 RENEW_EVERY = 20  # … and every how many of those the leases are renewed (8 s of a 30 s lease)
 _SWEEPER = 0x6D6F7377  # advisory lock of the worker that sweeps
 SWEEP_SECONDS = 1.0
+YOUNG_SECONDS = 5.0  # a server that has just started: everybody is about to take their locks again
 
 
 @dataclass(slots=True, eq=False)
@@ -51,9 +54,11 @@ class Held:
 class Worker:
     """Registered while its process lives. Threads of the consumer hold steps through `holding`."""
 
-    def __init__(self, url: str, pool: str, slots: int) -> None:
+    def __init__(self, url: str, pool: str, slots: int, host: str = "", signer: str = "") -> None:
         self._url = url
-        self.pool, self.slots, self.host = pool, slots, socket.gethostname()
+        self.pool, self.slots, self.host = pool, slots, host or socket.gethostname()
+        self.signer = signer  # fingerprint of the key that signs what this host writes
+        self.boot_id = str(uuid.uuid4())
         self.id = 0
         self.draining = False
         self._held: list[Held] = []  # two of one step, when one of them has lost it
@@ -61,14 +66,23 @@ class Worker:
         self._over = threading.Event()
         self._lock: psycopg.Connection[Any] | None = None
 
-    def start(self, sweep: Callable[[], None] | None = None) -> None:
-        """Register, take the session lock, start the heartbeat and (control workers) the sweep."""
+    @property
+    def session(self) -> str:
+        """The application name of every connection of this process."""
+        return workers.session_name(self.pool, self.boot_id)
+
+    def start(self, sweep: Callable[[], None] | None = None, bury: Callable[[int], None] | None = None) -> None:
+        """Register, take the session lock, start the heartbeat and (control workers) the sweep and the watch."""
         with db.connection_context():
-            self.id = workers.register(str(uuid.uuid4()), self.host, os.getpid(), self.pool, self.slots, VERSION)
+            self.id = workers.register(
+                self.boot_id, self.host, os.getpid(), self.pool, self.slots, VERSION, self.signer
+            )
         self._hold_lock()
         threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
         if sweep:
             threading.Thread(target=self._sweep, args=(sweep,), name="sweep", daemon=True).start()
+        if bury:
+            threading.Thread(target=Watch(self._url, self.id, bury, self._over).run, name="watch", daemon=True).start()
 
     def drain(self) -> None:
         """Take nothing new; what can be interrupted is handed back, what cannot goes on with its lease renewed."""
@@ -86,6 +100,11 @@ class Worker:
                 workers.drain(self.id)
         except Exception:
             log.exception("worker %s could not say that it stops; its bells are rung again elsewhere", self.id)
+
+    def left(self) -> list[tuple[int, int]]:
+        """(step, fence) of what is still held: a process that ends hands it back."""
+        with self._mutex:
+            return [(held.step_id, held.fence) for held in self._held if held.why != "lost"]
 
     def stop(self) -> None:
         self._over.set()
@@ -111,7 +130,7 @@ class Worker:
         """Make sure that the session lock is held; True when it had to be taken (again)."""
         if self._lock is not None and not gone(self._lock):
             return False
-        connection = self._connect(f"worker-{self.id}")
+        connection = self._connect()
         # Not waiting: where the server has not yet noticed the end of the session before, that one still counts.
         row = connection.execute("select pg_try_advisory_lock(%s, %s)", (workers.LOCK_CLASS, self.id)).fetchone()
         if row and row[0]:
@@ -120,12 +139,13 @@ class Worker:
         connection.close()
         return False
 
-    def _connect(self, name: str) -> psycopg.Connection[Any]:
+    def _connect(self) -> psycopg.Connection[Any]:
         return psycopg.connect(
             self._url,
             autocommit=True,
-            application_name=f"mosaic-{name}",
+            application_name=self.session,
             connect_timeout=10,
+            options=KEEPALIVE,
             keepalives_idle=10,
             keepalives_interval=5,
             keepalives_count=3,
@@ -164,10 +184,11 @@ class Worker:
                 item.end("late")
 
     def _sweep(self, sweep: Callable[[], None]) -> None:
-        """Sweep once a second, unless another worker does. No fault ends this thread."""
+        """Sweep at once, then once a second unless another worker does. No fault ends this thread."""
+        self._first_sweep(sweep)
         while not self._over.is_set():
             try:
-                with self._connect("sweep") as election:
+                with self._connect() as election:
                     election.execute(f"set idle_in_transaction_session_timeout = '{FROZEN_SECONDS}s'")
                     while not self._over.is_set():
                         self._sweep_if_elected(election, sweep)
@@ -176,6 +197,20 @@ class Worker:
             except Exception:
                 log.exception("the sweep failed; it goes on")
             self._over.wait(SWEEP_SECONDS)
+
+    def _first_sweep(self, sweep: Callable[[], None]) -> None:
+        """Who starts may be here because the last control worker of all has died: what that one had goes on at once.
+
+        Not right after a start of the server: the others are about to take their locks again.
+        """
+        try:
+            with db.connection_context():
+                if not workers.server_is_young(YOUNG_SECONDS):
+                    sweep()
+        except UNAVAILABLE as error:
+            log.warning("the first sweep lost the database: %s", error)
+        except Exception:
+            log.exception("the first sweep failed; the next one is due in a second")
 
     def _sweep_if_elected(self, election: psycopg.Connection[Any], sweep: Callable[[], None]) -> None:
         """One round. The office is held for a transaction only: the server ends that of a sweeper that is frozen.

@@ -15,21 +15,18 @@ from typing import Any
 from flask import Request as HttpRequest
 from flask.typing import ResponseReturnValue
 
-from app import queries, stitcher
+from app import queries
 from app.edge import Refusal, edge, raw_body, settings
 from app.gitea_events import MAX_ID, Ignored, Known, Malformed, Request, interpret
 from app.ledger import inbox
 from app.ledger.chain import transaction
-from app.queue import ring
 from app.rules import ServerConfig, most_requests
-from app.stitcher.advance import take_label_off
-from app.stitcher.requests import acknowledge, same_click
+from app.stitcher.intake import floods, take
 from app.strict_json import BadJson, parse_object
-from app.types import Command, ConfigInvalid, Pool, Verb
+from app.types import ConfigInvalid
 
 log = logging.getLogger("mosaic.receiver")
 _DELIVERY = re.compile(r"[0-9A-Za-z-]{8,80}")
-_MOST_COMMANDS = 10  # of one text that are answered
 _HEX = re.compile(r"[0-9a-f]{64}")
 
 
@@ -50,7 +47,7 @@ def receive(request: HttpRequest) -> ResponseReturnValue:
         return _unreadable(delivery_id, event, body, str(error))
     if isinstance(found, Ignored):
         return _ignored(delivery_id, event, found)
-    if _floods(found.trigger.actor_id):
+    if floods(found.trigger.actor_id, _most_requests()):
         return _ignored(delivery_id, event, Ignored("too many requests of this person within an hour"))
     return _accepted(delivery_id, event, body, found)
 
@@ -90,12 +87,6 @@ def _most_requests() -> int:
         return most_requests(ServerConfig())
 
 
-def _floods(actor_id: int) -> bool:
-    """Whether a person asks so much that even refusals would be spam: beyond this nothing is answered."""
-    most = _most_requests()
-    return queries.recent_requests(actor_id) > most or queries.recent_commands(actor_id) > most
-
-
 def _unreadable(delivery_id: str, event: str, body: bytes, why: str) -> ResponseReturnValue:
     """Signed by Gitea but not what Gitea sends: kept for the operator, refused."""
     with transaction():
@@ -113,40 +104,7 @@ def _ignored(delivery_id: str, event: str, found: Ignored) -> ResponseReturnValu
 
 
 def _accepted(delivery_id: str, event: str, body: bytes, found: Request) -> ResponseReturnValue:
-    """Delivery and job commit together, or neither does."""
-    task = next(
-        (command for command in found.commands if isinstance(command, Command) and command.verb is Verb.FIX), None
-    )
-    others = list(dict.fromkeys(command for command in found.commands if command is not task))[:_MOST_COMMANDS]
-    with transaction():
-        stored = inbox.receive(
-            "gitea",
-            delivery_id,
-            dedup_key=found.dedup_key,
-            event=event[:80],
-            state="command" if others else "job",
-            body=body,
-            trigger=found.trigger,
-            commands=others,
-        )
-        if stored is None:
-            return {"duplicate": True}, 202
-        job_id = _submit(task, found, stored) if task else None
-        if others:
-            acknowledge(found.trigger, f"delivery:{stored}:eyes", delivery_id=stored)
-            ring(Pool.CONTROL, "runner.obey", stored)
-    return {"delivery": stored, "job": job_id}, 202
-
-
-def _submit(task: Command, found: Request, delivery: int) -> int | None:
-    other = same_click(found.trigger)
-    if other is not None:
-        inbox.attach(delivery, other.id, "job", f"part of the click that made job {other.id}")
-        if found.trigger.kind == "labeled" and other.base_sha is not None:
-            trigger = found.trigger
-            take_label_off(other.id, trigger.kind, trigger.repository_id, trigger.repository, trigger.number)
-        return other.id
-    job_id = stitcher.submit(found.trigger, trigger_key=found.job_key, instructions=task.text)
-    if job_id is not None:
-        inbox.note_job(delivery, job_id)
-    return job_id
+    taken = take(found, delivery_id, event, body)
+    if taken is None:
+        return {"duplicate": True}, 202
+    return {"delivery": taken.delivery, "job": taken.job}, 202

@@ -1,4 +1,4 @@
-"""pages: the read-only status pages and the two probes. They show; they change nothing.
+"""pages: the read-only status pages. They show; they change nothing.
 
 One rule: nobody signs in yet, so the pages answer only someone on this machine; to everybody else they do not exist.
 That is a request whose address and `Host` are loopback and that no proxy forwarded. A proxy on this machine that hides
@@ -8,28 +8,25 @@ here: do not let such a one pass on more than `/webhooks/` and the probes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import wraps
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from flask import Request, Response
 from flask.typing import ResponseReturnValue
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from app import page_job, page_views, queries, schema, voice_format
+from app import page_job, page_views, queries, voice_format
 from app.edge import Handler, Refusal, edge, failure, settings
+from app.local import is_local
 from app.neutral import plain
 from app.page_views import Forge
-from app.settings_values import is_loopback
-from app.types import Job, Pool
+from app.types import Job
 
 HOME = Path(__file__).resolve().parent.parent / "app"
 SHOWN_EVENTS = 60
 LOG_LIMIT = 400_000  # characters; a step keeps no more
 _REFRESH, _REFRESH_LIST, _REFRESH_CLOSING = 1500, 3000, 5000  # milliseconds
-_FORWARDED = ("Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-IP")
 _HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
@@ -69,21 +66,6 @@ templates.globals |= {"page": page_views, "parts": page_job}
 # ---------------------------------------------------------------- who may look
 
 
-def is_local(request: Request) -> bool:
-    """Whether the request comes from this machine, by its address, its `Host`, and no trace of a proxy.
-
-    `Host` counts because any web site may point its own name at 127.0.0.1. HTTP/1.0 is what a proxy speaks that was
-    told nothing; no browser does.
-    """
-    host = urlsplit(f"//{request.host}").hostname or ""
-    return (
-        is_loopback(request.remote_addr or "")
-        and is_loopback(host)
-        and not any(name in request.headers for name in _FORWARDED)
-        and request.environ.get("SERVER_PROTOCOL") != "HTTP/1.0"
-    )
-
-
 def local_only(handler: Handler) -> Handler:
     """404 for everybody who is not on this machine, before anything else is looked at."""
 
@@ -108,7 +90,8 @@ def index(request: Request) -> ResponseReturnValue:
     recent = queries.jobs(status=["completed", "failed", "cancelled"], limit=25)
     steps = queries.steps_of([job.id for job in (*running, *pending)])
     now = queries.now()
-    groups = page_views.groups(running, queue, pending, waiting, recent, steps, queries.job_counts(), now)
+    waits = queries.waiting_of([job.id for job in (*running, *queue, *pending)])
+    groups = page_views.groups(running, queue, pending, waiting, recent, steps, queries.job_counts(), now, waits)
     return _html("index.html", groups=groups, now=now, forge=_forge(), bot=_bot(), refresh=_REFRESH_LIST)
 
 
@@ -154,7 +137,7 @@ def _view(job: Job) -> dict[str, Any]:
         "forge": _forge(),
         "bot": _bot(),
         "limits": page_job.limits(queries.rules(job.id)),
-        "state": page_views.state(job, steps, now, position=queries.queue_position(job.id), behind=_behind(job)),
+        "state": page_views.state(job, steps, now, waits=queries.waiting_for(job.id)),
         "reason": voice_format.reason_of(job),
         "bar": page_views.bar(steps),
         "progress": progress,
@@ -170,12 +153,6 @@ def _view(job: Job) -> dict[str, Any]:
         "settled": settled,
         "refresh": 0 if settled else _REFRESH_CLOSING if job.status.terminal else _REFRESH,
     }
-
-
-def _behind(job: Job) -> str:
-    if job.status != "queued":
-        return ""
-    return page_views.why_queued(job, queries.jobs(status=["running"], limit=100), queries.queued_jobs(100))
 
 
 def _forge() -> Forge:
@@ -194,44 +171,3 @@ def _html(template: str, **view: Any) -> Response:
     return Response(
         templates.get_template(template).render(**view), headers=_HEADERS, content_type="text/html; charset=utf-8"
     )
-
-
-# ---------------------------------------------------------------- probes
-
-
-def healthz(request: Request) -> ResponseReturnValue:
-    """`GET /healthz`: this process is up. It asks nobody."""
-    return _probe({"status": "ok"}, 200)
-
-
-def readyz(request: Request) -> ResponseReturnValue:
-    """`GET /readyz`: whether Mosaic can take and do work, line by line `ok` or `fail`; 503 when a line fails."""
-    found = _look(request)
-    lines = found if isinstance(found, dict) else {"database": "The database does not answer."}
-    checks = {name: "fail" if lines.get(name, "not known without the database") else "ok" for name in _LINES}
-    why = {name: text for name, text in lines.items() if text}
-    ready = "fail" not in checks.values()
-    return _probe({"status": "ready" if ready else "not ready", "checks": checks, "why": why}, 200 if ready else 503)
-
-
-_LINES = ("database", "migrations", *(pool.value for pool in Pool))
-
-
-@edge
-def _look(request: Request) -> ResponseReturnValue:
-    """{line: "" or what is wrong}; the edge's own answer when the database cannot be reached."""
-    applied = queries.applied_migrations()
-    missing = [name for name in schema.names() if name not in applied]
-    if missing:
-        return {"database": "", "migrations": f"Not applied: {', '.join(missing)}. Run `mosaic migrate`."}
-    alive = queries.live_workers()
-    return {
-        "database": "",
-        "migrations": "",
-        **{pool.value: "" if alive.get(pool.value) else f"No live {pool.value} consumer." for pool in Pool},
-    }
-
-
-def _probe(body: Mapping[str, Any], status: int) -> ResponseReturnValue:
-    headers = {"Cache-Control": "no-store", **({"Retry-After": "5"} if status == 503 else {})}
-    return dict(body), status, headers

@@ -6,27 +6,32 @@ result.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
 from huey.consumer import Consumer
 
-from app import queue, stitcher
+from app import breaker, gc, queue, stitcher
+from app.audit_keeper import keeping
 from app.clients.gitea import GiteaClient
 from app.clients.openclaw import OpenClaw
 from app.context import Clients, Context, Work
 from app.edge import UNAVAILABLE, connected, database_url, open_database, redactor_of
-from app.ledger import jobs, slots, steps
-from app.ledger.chain import use_redactor
+from app.ledger import jobs, slots, steps, workers
+from app.ledger.chain import transaction, use_redactor
+from app.logs import about
 from app.paths import Paths
-from app.pipeline import PIPELINES, StepSpec
+from app.pipeline import KEEP, PIPELINES, StepSpec
 from app.rules import ServerConfig
 from app.settings import Settings
+from app.stitcher.dispatch import dispatch
 from app.types import (
     REASONS,
     Cancelled,
@@ -54,8 +59,16 @@ ERRANDS = (
     (Pool.CONTROL, "stitcher.advance", "app.stitcher:advance"),
     (Pool.CONTROL, "stitcher.tell", "app.stitcher:tell"),
     (Pool.CONTROL, "herald.deliver", "jobs.herald:deliver"),
+    (Pool.CONTROL, "herald.probe", "jobs.herald:probe"),
     (Pool.CONTROL, "runner.obey", "jobs.runner:obey"),
 )
+ABOUT = {  # what an errand's number is, in the log
+    "stitcher.advance": "job",
+    "stitcher.tell": "job",
+    "herald.deliver": "effect",
+    "herald.probe": "probe",
+    "runner.obey": "delivery",
+}
 
 
 def load(target: str) -> Callable[..., Any]:
@@ -66,7 +79,8 @@ def load(target: str) -> Callable[..., Any]:
 
 def step_targets(pool: Pool) -> dict[str, tuple[str, StepSpec | None]]:
     """Task name → (module:function, its row) for the steps of a pool. Gates share one task."""
-    rows = {row.name: (row.target, row) for table in PIPELINES.values() for row in table if row.pool is pool}
+    tables = (*PIPELINES.values(), (KEEP,))
+    rows = {row.name: (row.target, row) for table in tables for row in table if row.pool is pool}
     gates: dict[str, tuple[str, StepSpec | None]] = {"inspector.gate": ("jobs.inspector:gate", None)}
     return {**rows, **(gates if pool is Pool.GATES else {})}
 
@@ -83,7 +97,10 @@ def perform(
     if row["type"] == StepType.AI_ACTION or row["pool"] != Pool.CONTROL:
         stitcher.tell(row["job_id"])
     interruptible = row["pool"] != Pool.CONTROL
-    with clients.worker.holding(row, interruptible=interruptible, seconds=seconds) as held:
+    with (
+        about(job=row["job_id"], step=steps.key_of(row)),
+        clients.worker.holding(row, interruptible=interruptible, seconds=seconds) as held,
+    ):
         context = Context(row, clients, held)
         result = attempt(context, work, redo)
         if result is not None:
@@ -165,7 +182,7 @@ def moved(context: Context, error: Permanent) -> Result:
     except Transient as away:
         return HandBack("forge_unavailable", str(away), backoff(context.row["faults"]))
     if found is None or found.full_name == job.repository:
-        return Failed("refused", str(error))
+        return Failed("forge_forbidden", str(error))
     jobs.rename(job.id, found.full_name)
     return HandBack("forge_unavailable", f"The repository is {found.full_name} now.", 0.0)
 
@@ -187,9 +204,9 @@ def build_clients(settings: Settings, pool: Pool, worker: Worker) -> Clients:
     bundle = str(settings.ca_bundle) if settings.ca_bundle else None
     forge = authz = engine = None
     if pool is Pool.CONTROL:
-        forge = GiteaClient(settings.gitea_url, settings.gitea_token, ca_bundle=bundle)
+        forge = GiteaClient(settings.gitea_url, settings.gitea_token, ca_bundle=bundle, guard=breaker.forge)
         if settings.gitea_authz_token:
-            authz = GiteaClient(settings.gitea_url, settings.gitea_authz_token, ca_bundle=bundle)
+            authz = GiteaClient(settings.gitea_url, settings.gitea_authz_token, ca_bundle=bundle, guard=breaker.forge)
     if pool is Pool.AGENTS:
         if settings.engine != "gateway":
             raise MosaicError("MOSAIC_ENGINE=exec is not there yet. Use gateway.", code="not_yet")
@@ -214,7 +231,7 @@ def register(huey: queue.Doorbell, pool: Pool, clients: Clients) -> None:
             errand = load(target)
 
             def go(number: int, errand: Callable[..., Any] = errand, name: str = name) -> None:
-                with connected():
+                with connected(), about(**{ABOUT.get(name, "number"): number}):
                     errand(number) if name.startswith("stitcher.") else errand(number, clients)
 
             huey.task(name=name)(go)
@@ -239,30 +256,80 @@ class PoolConsumer(Consumer):  # type: ignore[misc]
 
 def consume(settings: Settings, pool: Pool) -> None:
     """Run the consumer of a pool until it is told to stop."""
-    url = database_url(settings)
-    open_database(url, pool.value)
-    Paths(settings.data_dir).make()
-    worker = Worker(url, pool.value, slots_of(settings, pool))
+    url, paths = database_url(settings), Paths(settings.data_dir)
+    paths.make()
+    worker = Worker(url, pool.value, slots_of(settings, pool), paths.host_id(), signer_of(settings, pool))
+    open_database(url, worker.session)
     clients = build_clients(settings, pool, worker)
-    huey = queue.doorbell(pool, url)
+    huey = doorbell(pool, worker, url)
     register(huey, pool, clients)
-    worker.start(stitcher.sweep if pool is Pool.CONTROL else None)
+    with at_work(worker, pool):
+        if pool is Pool.CONTROL:
+            load("jobs.runner:introduce")(clients)
+            load("jobs.runner:look_out")(clients)
+        if pool is not Pool.GATES:
+            gc.start(pool.value, settings)
+        log.info("%s consumer %s is ready (%s slots)", pool.value, worker.id, worker.slots)
+        with keeping(settings, when=pool is Pool.CONTROL):
+            run(huey, worker)
+
+
+def doorbell(pool: Pool, worker: Worker, url: str) -> queue.Doorbell:
+    """The Huey of a consumer. Once the worker drains, it takes no bell that it would not answer."""
+    return queue.doorbell(pool, url, worker.host, session=worker.session, closed=lambda: worker.draining)
+
+
+@contextmanager
+def at_work(worker: Worker, pool: Pool) -> Iterator[None]:
+    """The worker is registered and its slots are given away; at the end what it still holds is handed back."""
+    with connected():
+        signs_elsewhere = worker.signer and workers.other_signer(worker.host, worker.signer)
+    if signs_elsewhere:
+        raise MosaicError(
+            f"Host {signs_elsewhere} uses another MOSAIC_SECRET_KEY on the same database: neither would find the "
+            "comments of the other again. Give all hosts the same key, then start again.",
+            code="key_differs",
+        )
+    control = pool is Pool.CONTROL
+    worker.start(stitcher.sweep if control else None, stitcher.bury if control else None)
+    try:
+        with connected(), transaction():
+            dispatch(pool)  # there are more slots now than a moment ago
+        yield
+    finally:
+        hand_back(worker)
+        worker.stop()
+        sys.stdout.flush()
+
+
+def hand_back(worker: Worker) -> None:
+    """What did not end in time goes back, so that it counts as no crash."""
+    for step_id, fence in worker.left():
+        try:
+            with connected():
+                stitcher.release(step_id, fence)
+        except UNAVAILABLE as error:
+            log.warning("step %s could not be handed back; its lease lapses: %s", step_id, error)
+
+
+def run(huey: queue.Doorbell, worker: Worker, seconds: float = 25.0) -> None:
+    """Hear bells until SIGTERM; what runs then has `seconds` to end."""
     consumer = PoolConsumer(
         huey,
         workers=worker.slots,
         periodic=False,
         worker_type="thread",
         graceful_signal="TERM",
-        shutdown_timeout=25,
+        shutdown_timeout=seconds,
         max_delay=1.0,
         health_check_interval=10,
+        scheduler_interval=60,  # nothing of ours is in Huey's schedule
     )
     consumer.worker = worker
-    if pool is Pool.CONTROL:
-        load("jobs.runner:introduce")(clients)
-    log.info("%s consumer %s is ready (%s slots)", pool.value, worker.id, worker.slots)
-    try:
-        consumer.run()
-    finally:
-        worker.stop()
-        sys.stdout.flush()
+    consumer.run()
+
+
+def signer_of(settings: Settings, pool: Pool) -> str:
+    """A fingerprint of the key that signs our markers on the forge; "" where there is no key."""
+    key = settings.secret_key if pool is Pool.CONTROL else b""
+    return hashlib.sha256(b"mosaic.signer.v1:" + key).hexdigest()[:12] if key else ""

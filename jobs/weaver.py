@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from app import budget, prompts, quality_rails, queries
 from app import engine as gateway
-from app import prompts, quality_rails, queries
 from app.clients.openclaw import OpenClaw, session_key
 from app.context import Context
-from app.prompts import Snapshot
+from app.prompts import Begun, Snapshot
 from app.types import Cancelled, Done, EngineEvent, Failed, Finding, HandBack, Result, RunResult, RunSpec, Step, Usage
 
 STEP_SECONDS = 3600.0
@@ -27,6 +27,9 @@ def implement(context: Context) -> Result:
     """One turn of the agent on the worktree; later rounds go on in the same conversation while it has room."""
     engine = context.clients.engine
     assert engine is not None
+    refusal = budget.used_up(context)
+    if refusal:
+        return refusal
     unrest = _unrest(context, engine)
     if unrest:
         return HandBack("engine_unavailable", unrest, _pause(context.row["faults"]))
@@ -42,7 +45,7 @@ def implement(context: Context) -> Result:
         stall_s=context.rules.limits.stall_minutes * 60.0,
         label=f"mosaic {context.job.id} round {context.step.round}",
         token_limit=max(1, context.rules.limits.tokens - context.job.tokens),
-        cost_limit=_cost_left(context),
+        cost_limit=budget.cost_left(context),
     )
     watch = Watch(context)
     context.check()  # who was frozen up to here may look at the worktree of the next owner
@@ -50,12 +53,11 @@ def implement(context: Context) -> Result:
     context.tokens(ran.usage)
     if gateway.wedged(ran.error) and gateway.kill_wedged(context.paths.engine_state):
         ran = replace(ran, error=f"{ran.error}. The gateway is being restarted.", retry_after=RESTART_SECONDS)
+    if ran.outcome == "budget_exhausted":
+        day = budget.daily_left(context, context.rules)[1]
+        if day:
+            return Failed("daily_budget_exhausted", day)
     return judge(ran, session, context.row["faults"])
-
-
-def _cost_left(context: Context) -> float | None:
-    limit = context.rules.limits.cost_usd
-    return max(0.0001, limit - context.job.cost_usd) if limit else None
 
 
 def judge(ran: RunResult, session: str, faults: int) -> Result:
@@ -141,7 +143,8 @@ def _prompt(context: Context, goes_on: bool) -> str:
     fence = secrets.token_hex(8)
     round = context.step.round
     if round == 1:
-        return prompts.task_prompt(job, snapshot, gates, round=1, rounds=rounds, delimiter=fence)
+        begun = _begun(context)
+        return prompts.task_prompt(job, snapshot, gates, round=1, rounds=rounds, delimiter=fence, begun=begun)
     feedback = quality_rails.continuation(
         queries.gate_results(job.id, round - 1), _findings(context, round - 1), round, rounds
     )
@@ -150,6 +153,31 @@ def _prompt(context: Context, goes_on: bool) -> str:
     return prompts.handover_prompt(
         job, snapshot, gates, feedback, _done_so_far(context), round=round, rounds=rounds, delimiter=fence
     )
+
+
+def _begun(context: Context) -> Begun | None:
+    """What an earlier job had done, when this one goes on from it."""
+    saved = context.job.metadata.get("continues")
+    if not saved:
+        return None
+    earlier = int(saved["job"])
+    said = next((step.output["text"] for step in _turns(earlier) if step.output.get("text")), "")
+    red = queries.gate_results(earlier) if saved["reason"] == "gates_failed" else ()
+    paths = context.output_of("runner.checkout").get("begun", ())
+    return Begun(
+        job=earlier,
+        reason=str(saved["reason"]),
+        paths=tuple(map(str, paths)),
+        numbers=(int(saved["files"]), int(saved["added"]), int(saved["removed"])),
+        said=str(said),
+        feedback=quality_rails.continuation(red, (), 1, context.rules.limits.rounds) if red else "",
+    )
+
+
+def _turns(job_id: int) -> list[Step]:
+    """The agent's turns of a job, newest first."""
+    turns = [step for step in queries.steps(job_id) if step.name == "weaver.implement"]
+    return sorted(turns, key=lambda step: (step.round, step.attempt), reverse=True)
 
 
 def _snapshot(context: Context) -> Snapshot:

@@ -58,6 +58,7 @@ LONG = frozenset(
         "test_client_openclaw",
         "test_gitea_subtleties",
         "test_spine_faults",
+        "test_ownership",
         "test_client_tls",
         "test_world_gitea",
         "test_pages",
@@ -68,7 +69,17 @@ LONG = frozenset(
         "test_engine",
         "test_schema",
         "test_cli",
+        "test_effects",
         "test_receiver",
+        "test_audit",
+        "test_deploy",
+        "test_logs",
+        "test_doctor",
+        "test_gc",
+        "test_health",
+        "test_backup",
+        "test_wip",
+        "test_reconcile",
     ]
 )
 

@@ -14,15 +14,38 @@ from pathlib import Path
 
 import pytest
 
-from app import models, queries
+from app import models, queries, stitcher
 from app.cli import LATER, base
-from app.ledger import steps
+from app.ledger import jobs, steps, workers
 from app.postgres import Cluster
 from app.types import Done, Failed, GateResult, HandBack
 from tests import spine
 
 ROOT = Path(__file__).resolve().parent.parent
-ACTS = ("serve", "run", "engine", "migrate", "jobs", "show", "cancel", "retry", "submit", "demo")
+ACTS = (
+    "audit",
+    "blame",
+    "serve",
+    "run",
+    "engine",
+    "migrate",
+    "jobs",
+    "show",
+    "cancel",
+    "retry",
+    "submit",
+    "demo",
+    "continue",
+    "pause",
+    "resume",
+    "wip",
+    "effects",
+    "doctor",
+    "backup",
+    "restore",
+    "gc",
+    "reconcile",
+)
 
 
 @dataclass
@@ -106,7 +129,7 @@ def test_a_count_is_a_number_from_one_up() -> None:
 
 
 def test_the_verbs_of_later_parts_say_so(tmp_path: Path) -> None:
-    for words in (["watch", "7"], ["audit", "verify", "--remote"], ["report", "--since", "1d"]):
+    for words in (["watch", "7"], ["keys", "add", "--remote"], ["report", "--since", "1d"]):
         ran = mosaic(tmp_path, *words)
         assert (ran.returncode, ran.stdout) == (2, "")
         assert ran.stderr == f"mosaic: `{words[0]}` is not there yet; it comes with a later version.\n"
@@ -234,6 +257,57 @@ def test_submit_needs_a_forge_and_something_to_do(home: Home) -> None:
     away = {"MOSAIC_GITEA_URL": "http://127.0.0.1:1", "MOSAIC_GITEA_TOKEN": "0" * 40}
     failed(home.mosaic("submit", "calc", "do", **away), "invalid_name", "owner/name")
     failed(home.mosaic("submit", "acme/calc", "do", **away), "transient", "no connection to Gitea")
+
+
+def kept(repository: int, **more: object) -> int:
+    """A job that was stopped; runner.keep says that it kept two files."""
+    job, me = spine.submit(repository_id=repository), spine.worker()
+    saved = {"kept": "c" * 40, "start": "d" * 40, "files": 2, "added": 5, "removed": 1, **more}
+    script = {"weaver.implement": lambda _: Failed("stalled", "silence"), "runner.keep": lambda _: Done(output=saved)}
+    assert spine.work(job, me, script) == "failed"
+    return job
+
+
+def test_kept_work_is_listed_and_continued(home: Home) -> None:
+    job, nothing = kept(510), spine.submit(repository_id=511)
+    assert spine.work(nothing, spine.worker(), {"runner.admit": lambda _: Failed("refused", "no")}) == "failed"
+    assert f"  kept  2 files, +5 -1 lines: `mosaic continue {job}`" in home.mosaic("show", str(job)).stdout
+    [line] = [line for line in home.mosaic("wip").stdout.splitlines() if line.split()[0] == str(job)]
+    assert re.fullmatch(rf" +{job} +2 files  \+5 -1  acme/calc  \(not here: here kept it\)", line)
+    failed(home.mosaic("continue", str(job)), "host_gone", "kept on here", f"`mosaic retry {job}`")
+    failed(home.mosaic("continue", str(nothing)), "nothing_kept", f"`mosaic retry {nothing}`")
+    failed(home.mosaic("wip", "push", str(job)), "not_here", "here kept it")
+    failed(home.mosaic("wip", "push"), "nothing_asked")
+    alive = spine.worker()
+    models.fetch("select pg_advisory_lock(%s, %s)", workers.LOCK_CLASS, alive)
+    ran = home.mosaic("continue", str(job), "use", "the other API")
+    models.fetch("select pg_advisory_unlock(%s, %s)", workers.LOCK_CLASS, alive)
+    new = queries.jobs(limit=1)[0]
+    assert ran.stdout == f"Job {new.id} goes on from what job {job} had done (2 files changed).\n", ran.stderr
+    assert (new.retry_of, new.requester_id, new.metadata["continues"]["sha"]) == (job, 7, "c" * 40)
+    assert new.metadata["added"] == [{"by": "alice", "text": "use the other API"}]
+    failed(home.mosaic("continue", str(new.id)), "not_finished")
+    spine.work(new.id, spine.worker(), {"runner.admit": lambda _: Failed("refused", "no")})
+
+
+def test_pause_and_resume(home: Home) -> None:
+    jobs.remember_repository(520, "acme/held", "main", True, "mosaic")
+    ran = home.mosaic("pause", "ACME/held")
+    assert ran.stdout == "acme/held is paused: requests are taken and wait.\n", ran.stderr
+    assert home.mosaic("pause", "acme/held").stdout.startswith("acme/held is paused already: ")
+    job, me = spine.submit(repository_id=520, repository="acme/held"), spine.worker()
+    assert spine.work(job, me) == "queued"
+    line = home.mosaic("jobs", "--repository", "acme/held").stdout
+    assert "queued (1. in the queue)" in line and "Paused by the operator since " in line
+    assert "  waits Paused by the operator since " in home.mosaic("show", str(job)).stdout
+    assert home.mosaic("pause").stdout == "Everything is paused: requests are taken and wait.\n"
+    both = home.mosaic("resume", "acme/held").stdout
+    assert both.startswith("acme/held goes on.\nStill paused: everything. Paused by the operator since ")
+    assert home.mosaic("resume").stdout == "Everything goes on.\n"
+    assert home.mosaic("resume").stdout == "Everything was not paused.\n"
+    stitcher.advance(job)
+    assert spine.work(job, me) == "completed"
+    failed(home.mosaic("pause", "acme/unknown"), "unset", "MOSAIC_GITEA_URL")
 
 
 def test_a_reader_who_has_seen_enough_is_no_fault(home: Home) -> None:

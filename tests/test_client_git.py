@@ -25,7 +25,7 @@ import pytest
 
 from app.clients.git import Commit, Credential, Git, branch_name_ok, repo_name_ok
 from app.clients.git_env import Call, Remote, run
-from app.types import Ambiguous, MosaicError, Permanent, Transient
+from app.types import Ambiguous, Misconfigured, MosaicError, Permanent, Transient
 
 TOKEN = "5ecr3t-f0rge-token-0123456789"
 BASIC = base64.b64encode(f"mosaic:{TOKEN}".encode()).decode()
@@ -789,7 +789,7 @@ def test_a_refused_push_says_why_in_the_forges_words(forge: Forge, mirror: Git, 
     hook.chmod(0o755)
     with pytest.raises(Permanent, match="Not allowed to push to protected branch main") as caught:
         mirror.push(made.sha, "main", seed)
-    assert not isinstance(caught.value, Transient) and caught.value.code == "push_refused"
+    assert not isinstance(caught.value, Transient) and caught.value.code == "forge_forbidden"
     assert forge.head("main") == seed
 
 
@@ -851,9 +851,9 @@ def test_refusals_keep_their_meaning(forge: Forge, mirror: Git, answer: int, kin
 
 def test_a_wrong_token_is_a_refusal_without_a_prompt(forge: Forge, mirror: Git) -> None:
     stranger = Git(mirror.mirror, forge.url, Credential("mosaic", "wrong-token-9999"), timeout=20)
-    with pytest.raises(Permanent) as caught:
+    with pytest.raises(Misconfigured) as caught:
         stranger.fetch()
-    assert caught.value.status == 401
+    assert (caught.value.status, caught.value.code) == (401, "token_refused")
     assert "wrong-token-9999" not in str(caught.value)
     assert forge.unauthorised
 

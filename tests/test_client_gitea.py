@@ -20,7 +20,7 @@ import requests
 from app.clients import gitea_http
 from app.clients.gitea import GiteaClient
 from app.clients.gitea_types import GHOST, Label, Status, User
-from app.types import Ambiguous, MosaicError, Permanent, Transient
+from app.types import Ambiguous, Misconfigured, MosaicError, Permanent, Transient
 
 TOKEN = "0123456789abcdef0123456789abcdef01234567"
 SHA = "a" * 40
@@ -283,6 +283,9 @@ def test_permission(forge: Forge, client: GiteaClient) -> None:
     assert client.permission(REPO, "alice") is None
     forge.on("GET", path % "alice", (200, {"permission": "superuser"}))
     assert client.permission(REPO, "alice") == "none"
+    error = caught(Permanent, lambda: client.permission(REPO, "nobody"))  # nor is the repository to be seen
+    assert (error.status, error.code) == (404, "forge_forbidden")
+    forge.on("GET", "/repos/acme/app", (200, repo_json()))
     assert client.permission(REPO, "nobody") == "none"
 
 
@@ -556,7 +559,7 @@ def test_an_unreachable_server_is_transient_even_for_a_write() -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "hint"), [(401, "token"), (403, "scopes"), (404, "does not exist"), (422, ""), (423, "archived")]
+    ("status", "hint"), [(403, "scopes"), (404, "does not exist"), (422, ""), (423, "archived")]
 )
 def test_refusals_keep_status_and_gitea_s_words(forge: Forge, client: GiteaClient, status: int, hint: str) -> None:
     forge.on("POST", "/repos/acme/app/issues/7/comments", (status, {"message": "the\nreason"}))
@@ -564,6 +567,31 @@ def test_refusals_keep_status_and_gitea_s_words(forge: Forge, client: GiteaClien
     assert error.status == status and hint in str(error) and "(the reason)" in str(error) and "\n" not in str(error)
     forge.on("POST", "/repos/acme/app/issues/7/comments", (status, None))
     assert caught(Permanent, comment_on(client)).status == status
+
+
+def test_what_an_operator_has_to_mend_is_told_apart(forge: Forge, client: GiteaClient) -> None:
+    """A refused token, an account that may not sign in, a missing scope: the same request works when it is mended."""
+    scope = "token does not have at least one of required scope(s), required=[write:issue], token scope=read:issue"
+    for status, message, code in (
+        (401, "invalid username, password or token", "token_refused"),
+        (401, "", "token_refused"),
+        (403, "This account is prohibited from signing in", "token_refused"),
+        (403, "You must change your password.", "token_refused"),
+        (403, scope, "token_scope"),
+    ):
+        forge.on("POST", "/repos/acme/app/issues/7/comments", (status, {"message": message}))
+        error = caught(Misconfigured, comment_on(client))
+        assert (error.status, error.code) == (status, code) and "token" in str(error)
+    forge.on("GET", "/user", (403, {"message": scope}), (403, None), (200, ALICE))
+    for _ in range(3):
+        client.probe()
+    stranger = GiteaClient(forge.url, "wrong-token-12345678")
+    assert caught(Misconfigured, stranger.probe).code == "token_refused"
+
+
+def test_a_write_that_comes_back_with_a_time_says_it(forge: Forge, client: GiteaClient) -> None:
+    forge.on("POST", "/repos/acme/app/issues/7/comments", (503, None, {"Retry-After": "30"}))
+    assert caught(Ambiguous, comment_on(client)).retry_after == 30
 
 
 def test_answers_of_another_shape(forge: Forge, client: GiteaClient) -> None:
@@ -588,7 +616,7 @@ def test_the_token_is_in_no_word_and_no_log(forge: Forge, caplog: pytest.LogCapt
     error = caught(Permanent, client.me)
     assert "token *** does not" in str(error)
     stranger = GiteaClient(forge.url, "wrong-token-12345678")
-    assert "wrong-token-12345678" not in str(caught(Permanent, stranger.me))
+    assert "wrong-token-12345678" not in str(caught(Misconfigured, stranger.me))
     assert TOKEN not in caplog.text
     assert TOKEN not in repr(client) + str(vars(client))
 

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from app.clients.git import Credential, Git
 from app.clients.gitea import GiteaClient
-from app.types import Permanent
+from app.types import Misconfigured
 
 TOKEN = "0123456789abcdef0123456789abcdef01234567"
 
@@ -80,7 +80,7 @@ def forge(tmp_path: Path) -> Iterator[tuple[str, Path]]:
 
 def test_gitea(forge: tuple[str, Path]) -> None:
     url, pem = forge
-    with pytest.raises(Permanent, match="MOSAIC_CA_BUNDLE") as caught:
+    with pytest.raises(Misconfigured, match="MOSAIC_CA_BUNDLE") as caught:
         GiteaClient(url, TOKEN).version()
     assert caught.value.code == "untrusted_certificate"
     assert GiteaClient(url, TOKEN, ca_bundle=str(pem)).version() == "1.27.0"
@@ -90,7 +90,7 @@ def test_git(forge: tuple[str, Path], tmp_path: Path) -> None:
     url, pem = forge
     credential = Credential("mosaic", TOKEN)
     stranger = Git(tmp_path / "1.git", f"{url}/acme/app.git", credential, timeout=20)
-    with pytest.raises(Permanent, match="MOSAIC_CA_BUNDLE") as caught:
+    with pytest.raises(Misconfigured, match="MOSAIC_CA_BUNDLE") as caught:
         stranger.fetch()
     assert caught.value.code == "untrusted_certificate"
     friend = Git(tmp_path / "1.git", f"{url}/acme/app.git", credential, ca_bundle=str(pem), timeout=20)

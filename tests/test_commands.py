@@ -124,6 +124,33 @@ def test_another_bot_has_another_name() -> None:
 # ---------------------------------------------------------------- control verbs
 
 
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("continue", Command(Verb.CONTINUE)),
+        ("continue please", Command(Verb.CONTINUE)),
+        ("continue 42", Command(Verb.CONTINUE, job=42)),
+        ("continue job #42 please", Command(Verb.CONTINUE, job=42)),
+        ("continue 42 use the other API", Command(Verb.CONTINUE, "use the other API", job=42)),
+        ("continue 42: use it, please", Command(Verb.CONTINUE, "use it, please", job=42)),
+        ("continue 42 - use it", Command(Verb.CONTINUE, "use it", job=42)),
+        ("continue\n\nUse the other API.\nAnd test it.", Command(Verb.CONTINUE, "Use the other API.\nAnd test it.")),
+        ("continue 42 use it\nand test", Command(Verb.CONTINUE, "use it\nand test", job=42)),
+    ],
+)
+def test_a_continuation_takes_a_job_and_a_text(words: str, expected: Command) -> None:
+    assert parse(f"@mosaic {words}") == (expected,)
+
+
+@pytest.mark.parametrize("words", ["continue with it", "continue the refactoring", "continue 1.5", "continue 42a x"])
+def test_a_text_without_a_job_is_no_continuation(words: str) -> None:
+    assert parse(f"@mosaic {words}") == asked(words, "continue")
+
+
+def test_the_text_of_a_continuation_ends_at_the_next_command() -> None:
+    assert parse("@mosaic continue\nmore\n@mosaic status") == (Command(Verb.CONTINUE, "more"), Command(Verb.STATUS))
+
+
 @pytest.mark.parametrize("verb", [verb for verb in CONTROL if FORMS[verb] is Form.JOB])
 @pytest.mark.parametrize("words", ["42", "#42", "job 42", "Job #42", "the job 42", "42 please", "job 42."])
 def test_a_job_may_be_named(verb: Verb, words: str) -> None:
@@ -414,7 +441,9 @@ def test_ordinary_words_are_those_that_need_the_exception() -> None:
 
 def test_every_verb_has_a_form_and_later_verbs_do_not_act() -> None:
     assert set(FORMS) == set(Verb)
-    assert set(Verb) - LATER_VERBS == {Verb.FIX, Verb.STATUS, Verb.CANCEL, Verb.RETRY, Verb.WHY, Verb.HELP}
+    assert set(Verb) - LATER_VERBS == {
+        Verb.FIX, Verb.STATUS, Verb.CANCEL, Verb.RETRY, Verb.CONTINUE, Verb.WHY, Verb.PAUSE, Verb.RESUME, Verb.HELP,
+    }  # fmt: skip
 
 
 # ---------------------------------------------------------------- references

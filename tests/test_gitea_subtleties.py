@@ -36,6 +36,7 @@ import hmac
 import json
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
 from types import SimpleNamespace
@@ -48,7 +49,7 @@ from werkzeug.test import Client, TestResponse
 
 from app import authority, edge
 from app.clients.gitea import GiteaClient
-from app.gitea_events import Ignored, Known, Request, interpret
+from app.gitea_events import Ignored, Known, Request, interpret, text_hash
 from app.ledger import jobs
 from app.models import fetch
 from app.postgres import Cluster
@@ -332,7 +333,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]
     gitea.stop()
 
 
-def test_a_thread_reply_cannot_be_read_again(place: SimpleNamespace, tmp_path: Path) -> None:
+def test_a_thread_reply_is_read_with_its_review(place: SimpleNamespace, tmp_path: Path) -> None:
     forge, repo, alice = place.forge, place.repo, place.alice
     checkout = forge.clone(alice.token, repo, tmp_path)
     checkout.commit({"calc.py": "2\n"}, "Two")
@@ -344,9 +345,12 @@ def test_a_thread_reply_cannot_be_read_again(place: SimpleNamespace, tmp_path: P
     [thread] = forge.call("GET", f"{pull}/reviews/{review}/comments", alice.token)
     reply = forge.call("POST", f"{pull}/comments/{thread['id']}/replies", alice.token, {"body": "@mosaic fix this"})
     assert forge.send("GET", f"/repos/{repo}/issues/comments/{reply['id']}").status_code == 204
-    trigger = Trigger("comment", 1, repo, number, True, reply["id"], alice.id, "alice", "@mosaic fix this", "0" * 64)
-    why = verify(place.client, repo, trigger, place.mosaic.id)
-    assert why == "The comment is gone, or it is a reply inside a review thread, which cannot be read again."
+    text = "@mosaic fix this"
+    trigger = Trigger("comment", 1, repo, number, True, reply["id"], alice.id, "alice", text, text_hash(text))
+    assert verify(place.client, repo, trigger, place.mosaic.id) == ""
+    changed = replace(trigger, text_sha256="0" * 64)
+    assert "only the text as it was asked counts" in verify(place.client, repo, changed, place.mosaic.id)
+    assert verify(place.client, repo, replace(trigger, object_id=99_999), place.mosaic.id) == "The comment is gone."
 
 
 def test_a_permission_that_the_bot_may_not_ask_for_is_taken_from_the_signed_delivery(place: SimpleNamespace) -> None:

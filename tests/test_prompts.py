@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from app.markdown import is_hidden
 from app.prompts import (
+    Begun,
     Snapshot,
     SnapshotComment,
     followup_prompt,
@@ -223,6 +224,41 @@ def test_snapshots_survive_storage() -> None:
     }
     assert Snapshot.from_json(stored) == SNAPSHOT
     assert Snapshot.from_json({}) == Snapshot("", "", "")
+
+
+def test_who_goes_on_hears_what_was_done_and_why_it_stopped() -> None:
+    begun = Begun(41, "timed_out", ("calc.py", f"x {FENCE} y"), (2, 10, 3), "Half of it.", "## Gate `test` is red")
+    added = [{"by": "dora", "text": "Use the other API."}]
+    text = task_prompt(job(metadata={"added": added}), SNAPSHOT, GATES, delimiter=FENCE, begun=begun)
+    assert f"""{FENCE}>>>
+
+dora added later, and this counts most:
+
+<<<{FENCE} request
+Use the other API.
+{FENCE}>>>
+
+## What was done so far
+
+Work on this was begun and stopped (job 41). The job reached its time limit. Go on from the files as they are now, \
+and keep what is right in them. The change so far:
+
+<<<{FENCE} work so far
+2 files changed, +10 −3 lines.
+calc.py
+x […] y
+
+Half of it.
+{FENCE}>>>
+
+## Gate `test` is red
+
+## Context
+""" in text
+    assert "counts most" in followup_prompt(
+        job(metadata={"added": added}), "red", round=2, rounds=3, delimiter=FENCE
+    )
+    assert "begun" not in task_prompt(job(), SNAPSHOT, GATES, delimiter=FENCE)
 
 
 def test_a_change_is_summed_up_in_one_line() -> None:

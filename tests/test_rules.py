@@ -44,6 +44,10 @@ cost_usd = 7
 daily_cost_usd = 40.5
 concurrent = 2
 per_user_hour = 5
+per_issue_day = 7
+per_repository_hour = 8
+per_repository_day = 9
+failures_in_a_row = 3
 files = 50
 patch_kb = 512
 [agent]
@@ -109,6 +113,7 @@ def test_the_defaults_are_those_of_the_contract() -> None:
         "limits": {
             "minutes": 60, "stall_minutes": 10, "rounds": 3, "attempts": 2, "tokens": 2_000_000, "cost_usd": 5.0,
             "daily_cost_usd": None, "concurrent": 1, "per_user_hour": 10, "files": 100, "patch_kb": 4096,
+            "per_issue_day": 20, "per_repository_hour": 60, "per_repository_day": 300, "failures_in_a_row": 5,
         },
         "agent": {"access": "write", "instructions": "AGENTS.md", "model": "default", "plan": "never", "exclude": []},
         "setup": {"commands": [], "cache": [], "outputs": [], "network": False, "timeout": 600},
@@ -366,7 +371,9 @@ WIDE_TO_STRICT: dict[str, tuple[Any, ...]] = {  # written out again on purpose: 
 NUMBERS = {
     "limits.minutes": (1, 10_080), "limits.stall_minutes": (1, 1_440), "limits.rounds": (1, 50),
     "limits.attempts": (1, 20), "limits.tokens": (1, 10**10), "limits.concurrent": (1, 100),
-    "limits.per_user_hour": (1, 10_000), "limits.files": (1, 100_000), "limits.patch_kb": (1, 1_048_576),
+    "limits.per_user_hour": (1, 10_000), "limits.per_issue_day": (1, 10_000),
+    "limits.failures_in_a_row": (1, 10_000), "limits.per_repository_hour": (1, 100_000),
+    "limits.per_repository_day": (1, 1_000_000), "limits.files": (1, 100_000), "limits.patch_kb": (1, 1_048_576),
     "setup.timeout": (1, 7_200),
 }  # fmt: skip
 DOLLARS = ("limits.cost_usd", "limits.daily_cost_usd")
@@ -657,7 +664,8 @@ def test_every_key_of_a_gate_and_of_the_server_is_in_the_reference() -> None:
     text = (ROOT / "docs" / "mosaic-toml.md").read_text()
     assert f"At most {GATES_LIMIT}." in text
     keys = [f"sandbox.{name}" for name in ServerConfig().sandbox.model_dump()] + ["budget.daily"]
-    keys += [name for name in ServerConfig.model_fields if name not in ("sandbox", "budget")]
+    keys += [f"reconcile.{name}" for name in ServerConfig().reconcile.model_dump()]
+    keys += [name for name in ServerConfig.model_fields if name not in ("sandbox", "budget", "reconcile")]
     assert [key for key in keys if f"| `{key}` |" not in text] == []
     for key in KEYS:  # the table of what is stricter names every key, or its whole section
         rule = text.split("## Which value is the stricter one")[1].split("## Paths")[0]
@@ -675,3 +683,11 @@ def test_the_files_that_instruct_agents_are_named() -> None:
               ".github/copilot-instructions.md"}  # fmt: skip
     assert wanted <= set(AGENT_FILES)
     assert len(set(AGENT_FILES)) == len(AGENT_FILES)
+
+
+def test_stored_rules_with_a_key_of_a_newer_version_can_be_read() -> None:
+    """During an upgrade an old worker meets jobs that a new one admitted."""
+    rules = effective(configured({}, {}), asked({}, ()))
+    stored = json.loads(json.dumps(rules.to_json()))
+    stored["limits"] = {**stored["limits"], "from_the_future": 1}
+    assert Rules.from_json({**stored, "a_new_section": {"key": True}}) == rules

@@ -350,7 +350,7 @@ def test_keys_are_made_once_and_kept_to_ourselves(base: dict[str, str], tmp_path
     path = tmp_path / "var" / "keys" / "MOSAIC_SECRET_KEY"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
-    assert sorted(os.listdir(path.parent)) == ["MOSAIC_SECRET_KEY"]
+    assert sorted(os.listdir(path.parent)) == ["MOSAIC_ANCHOR_KEY", "MOSAIC_SECRET_KEY"]
     assert load("agents", base).openclaw_token == load("engine", base).openclaw_token != ""
     assert load("gates", base).secret_key == b""
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app import voice
+from app import voice, waiting
 from app.commands import LATER_VERBS, parse
 from app.markdown import BLOCK, ZERO, normalise, prose
 from app.types import (
@@ -153,9 +153,12 @@ def test_status_of_a_job_that_has_just_come_in() -> None:
 
 
 def test_status_of_a_queued_job_shows_the_whole_plan_and_the_position() -> None:
-    text = voice.status_comment(job(status=JobStatus.QUEUED), plan(step("runner.admit")), link=LINK, queue_position=3)
+    waits = waiting.queue("acme/calc", 3, [40, 41], [43, 44])
+    text = voice.status_comment(job(status=JobStatus.QUEUED), plan(step("runner.admit")), link=LINK, waiting=waits)
     assert text == (
         "**The request of `alice` is queued, position 3** — [live view](http://mosaic.test/jobs/42) · job 42\n"
+        "\n"
+        "Waits: 3. in the queue of acme/calc: jobs 40, 41 run.\n"
         "\n"
         "- ✅ Request checked\n"
         "- ⏳ Context gathered\n"
@@ -441,7 +444,11 @@ def test_help_lists_exactly_what_works() -> None:
         "| `@robo status [job]` | What runs here, and how far it is. |\n"
         "| `@robo cancel [job]` | Stop the job; nothing that is already pushed is touched. |\n"
         "| `@robo retry [job]` | Start a job that ended once more, on the same branch and pull request. |\n"
-        "| `@robo why [job]` | Why a job ended: reason, cause, what to do next, and its last events. |\n"
+        "| `@robo continue [job] [text]` | Go on from the work that was kept of a job that was stopped; "
+        "the text adds to the request. |\n"
+        "| `@robo why [job]` | Why a job waits or ended: reason, cause, what to do next, and its last events. |\n"
+        "| `@robo pause` | Let no new job start in this repository; for its administrators. |\n"
+        "| `@robo resume` | Let jobs start again. |\n"
         "| `@robo help` | This table. |\n"
         "\n"
         "One command per line. Anything else that is addressed to me is taken as a task. "
@@ -481,6 +488,75 @@ def test_why_reply_ends_with_the_last_ten_events() -> None:
         f"Last events:\n{rows}"
     )
     assert voice.why_reply(job(), []) == "Job 42 is running."
+
+
+SINCE = datetime(2026, 11, 22, 18, 30, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("waits", "words"),
+    [
+        (waiting.queue("acme/calc", 2, [41], [43]), "2. in the queue of acme/calc: job 41 runs."),
+        (waiting.queue("acme/calc", 2, [], [43]), "2. in the queue of acme/calc: job 43 comes first."),
+        (waiting.queue("a/b", 9, [1, 2, 3, 4, 5], []), "9. in the queue of a/b: jobs 1, 2, 3 and 2 more run."),
+        (waiting.branch_busy("mosaic/issue-7", 40, 1), "The branch mosaic/issue-7 is busy with job 40."),
+        (
+            waiting.paused("gitea:alice", SINCE, 1),
+            "Paused by alice since 2026-11-22 18:30 UTC; `@robo resume` lets it go on.",
+        ),
+        (waiting.paused("cli:root", SINCE, 1), "Paused by the operator since 2026-11-22 18:30 UTC; the operator "
+         "resumes it."),
+        (waiting.no_slot("agents", 2, 2), "No agent slot is free: 2 of 2 work."),
+        (waiting.no_consumer("gates"), "No gates consumer is alive: ask the operator to look at `mosaic doctor`."),
+        (waiting.forge_away(SINCE, 12.3), "Gitea does not answer since 18:30 UTC: Mosaic asks again in 12s."),
+        (waiting.backing_off("engine_unavailable", 75, 2), "The agent engine or its model does not answer: try 3 in "
+         "1m 15s."),
+    ],
+)  # fmt: skip
+def test_why_a_job_waits_is_the_same_everywhere(waits: waiting.Waiting, words: str) -> None:
+    assert words in voice.why_reply(job(), [], bot="robo", waiting=waits)
+    assert words.rstrip(".") in voice.status_reply([job()], bot="robo", waits={42: waits})
+    if waits.code != "backing_off":  # its step says so
+        shown = voice.status_comment(job(), plan(step("runner.admit")), link=LINK, waiting=waits, bot="robo")
+        assert f"Waits: {words}" in shown
+
+
+def test_the_names_of_others_mean_nothing_in_what_a_job_waits_for() -> None:
+    odd = waiting.paused("gitea:@bob](http://x)**", SINCE, None), waiting.branch_busy("<b>#5 `x`", 1, None)
+    for waits in odd:
+        assert not set("@[]()<>*#`") & set(waits.sentence.replace("`@mosaic resume`", ""))
+
+
+def test_the_closing_comment_offers_what_was_kept() -> None:
+    stopped = job(status=JobStatus.FAILED, reason="timed_out")
+    assert "1 file changed so far is kept. `@robo continue` goes on from there." in voice.closing_comment(
+        stopped, link=LINK, kept=1, bot="robo"
+    )
+    assert "3 files changed so far are kept." in voice.closing_comment(stopped, link=LINK, kept=3)
+    assert "kept" not in voice.closing_comment(stopped, link=LINK)
+
+
+def test_answers_to_continue_pause_and_resume() -> None:
+    ended = job(status=JobStatus.FAILED, reason="stalled")
+    assert voice.continue_reply(None) == "There is no ended job here to continue. Start one with `@mosaic fix`."
+    assert voice.continue_reply(job()).startswith("Job 42 is still running.")
+    assert voice.continue_reply(ended) == (
+        "Nothing of job 42 is kept. To start it again from the branch: `@mosaic retry 42`"
+    )
+    assert voice.continue_reply(ended, gone="host-b") == (
+        "What job 42 had done is kept on host-b, and no Mosaic runs there now. "
+        "To start it again from the branch: `@mosaic retry 42`"
+    )
+    assert voice.continue_reply(ended, job(id=43), files=2) == (
+        "Job 43 goes on from what job 42 had done: 2 changed files."
+    )
+    paused = "requests are taken and wait, what runs goes on. `@mosaic resume` lets new jobs start."
+    assert voice.pause_reply("acme/calc", True, True) == f"`acme/calc` is paused: {paused}"
+    assert voice.pause_reply("acme/calc", True, False) == f"`acme/calc` is paused already: {paused}"
+    assert voice.pause_reply("acme/calc", False, True) == "`acme/calc` goes on."
+    assert voice.pause_reply("acme/calc", False, False) == "`acme/calc` was not paused."
+    held = waiting.paused("cli:root", SINCE, None).sentence
+    assert voice.pause_reply("acme/calc", False, False, elsewhere=held) == f"`acme/calc` stays paused: {held}"
 
 
 def test_short_answers() -> None:

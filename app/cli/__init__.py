@@ -6,25 +6,17 @@ import argparse
 import os
 import sys
 
-from app.cli import jobs, processes
+from app.cli import audit, control, doctor, effects, jobs, operations, processes, reconcile
 from app.settings import SettingsError
 from app.types import MosaicError
 
-PARTS = (processes, jobs)  # each adds its verbs; their order is that of the help
+# Each adds its verbs; their order is that of the help.
+PARTS = (processes, jobs, control, effects, doctor, operations, reconcile, audit)
 
 LATER = (
-    "doctor",
     "watch",
     "approve",
     "keys",
-    "audit",
-    "blame",
-    "reconcile",
-    "pause",
-    "resume",
-    "backup",
-    "restore",
-    "gc",
     "report",
 )
 

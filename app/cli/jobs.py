@@ -14,6 +14,7 @@ from app.gitea_events import text_hash
 from app.ledger.chain import stamp, transaction
 from app.neutral import plain
 from app.types import REASONS, Job, MosaicError, Trigger
+from app.waiting import Waiting
 
 
 def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
@@ -33,29 +34,37 @@ def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
 def cmd_jobs(arguments: argparse.Namespace) -> int:
     """List the newest jobs."""
     with opened():
-        for job in queries.jobs(repository=arguments.repository, limit=arguments.limit):
-            print(_line(job))
+        found = queries.jobs(repository=arguments.repository, limit=arguments.limit)
+        waits = queries.waiting_of([job.id for job in found])
+        for job in found:
+            print(_line(job, waits.get(job.id)))
     return 0
 
 
-def _line(job: Job) -> str:
+def _line(job: Job, waits: Waiting | None) -> str:
     where = f"{job.repository}#{job.number}" if job.number else job.repository
-    position = queries.queue_position(job.id)
-    state = job.status.value + (f" ({position}. in the queue)" if position else "")
-    return f"{job.id:>6}  {state:<28} {job.reason or '':<20} {where}  {job.requester}"
+    place = f" ({waits.position}. in the queue)" if waits and waits.position else ""
+    state, note = job.status.value + place, f"  {waits.note}" if waits else ""
+    return f"{job.id:>6}  {state:<28} {job.reason or '':<20} {where}  {job.requester}{note}"
 
 
 def cmd_show(arguments: argparse.Namespace) -> int:
     """Show a job: plan, steps, receipts, reason, events."""
     with opened() as settings:
         job = job_of(arguments.job)
-        print(_line(job))
+        waits = queries.waiting_for(job.id)
+        print(_line(job, None))
         print(f"        {settings.base_url}/jobs/{job.id}")
+        if waits:
+            print(f"  waits {waits.sentence} ({waits.code})")
         if job.reason:
             reason = REASONS[job.reason]
             print(f"  why   {reason.cause} ({reason.code})")
             print(f"        {plain(job.detail)}" if job.detail else "", end="\n" if job.detail else "")
             print(f"  next  {reason.next_action}" if reason.next_action else "", end="\n" if reason.next_action else "")
+        saved = queries.saved_work(job.id)
+        if saved:
+            print(f"  kept  {saved.files} files, +{saved.added} -{saved.removed} lines: `mosaic continue {job.id}`")
         for step in queries.steps(job.id):
             print(f"  {step.status.value:<10} {step.key:<32} {step.reason}")
         for round, gate in queries.all_gate_results(job.id):
@@ -97,6 +106,7 @@ def cmd_retry(arguments: argparse.Namespace) -> int:
             login=job.trigger.actor,
             key=uuid.uuid4().hex,
             permission=job.trigger.permission,
+            at=datetime.now(UTC).isoformat(),
         )
         print(f"Job {new} runs job {job.id} again.")
     return 0

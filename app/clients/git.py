@@ -22,6 +22,7 @@ from app.clients.git_env import Call, Credential, Output, Remote, run
 from app.clients.git_errors import local_failure, remote_failure, remote_said, said
 from app.clients.git_files import MAX_TREE_BYTES, Commit, Files, Person, identity
 from app.clients.git_read import Reader, TreeEntry, checked_sha, ref_ok
+from app.clients.guard import Guard, unguarded
 from app.clients.names import branch_name_ok, repo_name_ok
 from app.types import Permanent, Transient
 
@@ -49,8 +50,10 @@ class Git(Reader):
         *,
         ca_bundle: str | None = None,
         timeout: float = 600.0,
+        guard: Guard = unguarded,
     ) -> None:
         super().__init__(mirror, timeout)
+        self._guard = guard
         self._remote = Remote(url, credential, ca_bundle) if url else None
 
     def __repr__(self) -> str:
@@ -80,12 +83,12 @@ class Git(Reader):
             _check_refspec(spec)
         self.ensure()
         flags = ("--prune", "--force", "--no-tags", "--no-recurse-submodules", "--no-write-fetch-head", "--quiet")
-        with self._lock() as lock:
+        with self._lock() as lock, self._guard():
             output = self._talk("fetch", *flags, "--", self._url(), *refspecs, keep_open=(lock,))
             if "File exists" in output.err and self._drop_stale_locks():
                 output = self._talk("fetch", *flags, "--", self._url(), *refspecs, keep_open=(lock,))
-        if output.code != 0:
-            raise remote_failure("fetch", output)
+            if output.code != 0:
+                raise remote_failure("fetch", output)
 
     def keep(self, sha: str, ref: str) -> None:
         """Points `refs/mosaic/...` at a commit, so that pruning and gc leave it alone."""
@@ -145,9 +148,10 @@ class Git(Reader):
     def remote_head(self, branch: str) -> str | None:
         """Commit id of the branch on the forge now; None if it is not there."""
         ref = _branch_ref(branch)
-        output = self._talk("ls-remote", "--refs", "--", self._url(), ref)
-        if output.code != 0:
-            raise remote_failure("ls-remote", output)
+        with self._guard():
+            output = self._talk("ls-remote", "--refs", "--", self._url(), ref)
+            if output.code != 0:
+                raise remote_failure("ls-remote", output)
         rows = (line.split("\t") for line in output.out.decode().splitlines())
         return next((sha for sha, name in rows if name == ref), None)
 
@@ -163,8 +167,9 @@ class Git(Reader):
         lease = f"--force-with-lease={ref}:{checked_sha(expected) if expected else ''}"
         flags = ("--porcelain", "--no-verify", "--no-signed", "--recurse-submodules=no", lease)
         wishes = [f"--push-option={option}" for option in options]
-        output = self._talk("push", *flags, *wishes, "--", self._url(), f"{checked_sha(sha)}:{ref}")
-        return _push_result(output, ref)
+        what = f"{checked_sha(sha)}:{ref}"
+        with self._guard():
+            return _push_result(self._talk("push", *flags, *wishes, "--", self._url(), what), ref)
 
     # -------------------------------------------------------- shared
 
@@ -229,7 +234,7 @@ def _push_result(output: Output, ref: str) -> Literal["pushed", "same", "conflic
     if any(word in f"{summary} {output.err}" for word in _MOVED) or "lock" in summary:
         raise Transient(f"git push: the branch moved while it was written: {said(summary)}")
     words = remote_said(output.err) or said(summary)
-    raise Permanent(f"The forge refused the push to {ref}: {words}", status=403, code="push_refused")
+    raise Permanent(f"The forge refused the push to {ref}: {words}", status=403, code="forge_forbidden")
 
 
 def _branch_ref(branch: str) -> str:

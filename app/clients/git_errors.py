@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from app.clients.git_env import Output
-from app.types import Ambiguous, MosaicError, Permanent, Transient
+from app.types import Ambiguous, Misconfigured, MosaicError, Permanent, Transient
 
 _STATUS = re.compile(r"(?:returned error: |HTTP )(\d{3})")
 _CONTROL = re.compile(r"[^\x20-\x7e\u00a0-\u200a\u2010-\u2027\u202f-\u205f\u2070-\ud7ff\ue000-\ufefe\uff00-\uffef]+")
@@ -43,7 +43,7 @@ def remote_failure(verb: str, output: Output, *, write: bool = False) -> MosaicE
     """For a command that talks to the forge. A `write` that broke after it was sent is `Ambiguous`."""
     if _UNTRUSTED.search(output.err):
         text = f"git {verb}: the forge's certificate is not trusted. Set MOSAIC_CA_BUNDLE to the CA of your Gitea."
-        return Permanent(text, code="untrusted_certificate")
+        return Misconfigured(text, code="untrusted_certificate")
     text, after = said(output.err), any(word in output.err for word in _AFTER_SENDING)
     found = _STATUS.search(output.err)
     status = int(found.group(1)) if found else None
@@ -57,10 +57,15 @@ def remote_failure(verb: str, output: Output, *, write: bool = False) -> MosaicE
     return _refused(verb, text, status)
 
 
-def _refused(verb: str, text: str, status: int | None) -> Permanent:
-    if "Authentication failed" in text or status == 401:
-        return Permanent(f"git {verb}: the forge does not accept the token. Check it in the configuration.", status=401)
+def _refused(verb: str, text: str, status: int | None) -> MosaicError:
+    """Gitea answers 404 for a repository that the account may not see, and 403 for a token without the scope."""
+    if "Authentication failed" in text or "could not read Username" in text or status == 401:
+        advice = "the forge does not accept the token. Make a new one and set it in the configuration."
+        return Misconfigured(f"git {verb}: {advice}", status=401)
     if status is None and "not found" in text:
         status = 404
     code = "moved" if status is not None and 300 <= status < 400 else "git_failed"
+    if status in (403, 404):
+        code = "forge_forbidden"
+        text += " It does not exist, or Mosaic's account or its token may not do this there."
     return Permanent(f"git {verb} was refused: {text}", status=status, code=code)

@@ -44,6 +44,12 @@ class Reader:
         args = ("rev-parse", "--verify", "--quiet", "--end-of-options", f"{full}^{{commit}}")
         return self._git(*args, ok=(0, 1)).decode().strip() or None
 
+    def message(self, sha: str) -> str:
+        """The message of a commit; "" when the mirror does not have it. Whoever made the commit chose the words."""
+        if not self.exists(sha):
+            return ""
+        return self._git("log", "-1", "--format=%B", "--no-show-signature", checked_sha(sha)).decode("utf-8", "replace")
+
     def exists(self, sha: str, path: str | None = None) -> bool:
         """True if the mirror has this object, or this path in that commit."""
         if path is not None:

@@ -12,10 +12,13 @@ from datetime import datetime
 from typing import Any, TypeVar
 from urllib.parse import quote
 
+from app.clients.gitea_activity import Review
 from app.clients.gitea_http import Reply, Transport
+from app.clients.gitea_lists import GiteaLists
 from app.clients.gitea_types import Comment, Hook, Issue, Notification, PullRequest, Repository, Status, User
+from app.clients.guard import Guard, unguarded
 from app.clients.names import repo_name_ok, sha_ok
-from app.types import Ambiguous, MosaicError, Permanent, Transient
+from app.types import Ambiguous, Misconfigured, MosaicError, Permanent, Transient
 
 _LIST_CAP = 2000  # items of one paginated list
 _PERMISSIONS = frozenset({"none", "read", "write", "admin", "owner"})
@@ -27,10 +30,17 @@ class GiteaClient:
     """The one client of a process. `timeout` is (connect, read) in seconds."""
 
     def __init__(
-        self, url: str, token: str, *, ca_bundle: str | None = None, timeout: tuple[float, float] = (3.05, 20.0)
+        self,
+        url: str,
+        token: str,
+        *,
+        ca_bundle: str | None = None,
+        timeout: tuple[float, float] = (3.05, 20.0),
+        guard: Guard = unguarded,
     ) -> None:
-        self._http = Transport(url, token, ca_bundle, timeout)
+        self._http = Transport(url, token, ca_bundle, timeout, guard)
         self._call = self._http.call
+        self.lists = GiteaLists(self._http)
 
     def __repr__(self) -> str:
         return f"GiteaClient({self._http.url!r})"
@@ -39,6 +49,17 @@ class GiteaClient:
 
     def me(self) -> User:
         return self._one(User.read, "/user")
+
+    def probe(self) -> None:
+        """Returns when Gitea serves this account; a token without the scope to read its own account will do.
+
+        Raises `Transient`, `Misconfigured` with code token_refused or untrusted_certificate included.
+        """
+        try:
+            self._call("GET", "/user", ok=(200, 403))
+        except Misconfigured as error:
+            if error.code != "token_scope":
+                raise
 
     def version(self) -> str:
         return self._one(lambda data: str(data["version"]), "/version")
@@ -74,10 +95,15 @@ class GiteaClient:
     def permission(self, repo: str, login: str) -> str | None:
         """none | read | write | admin | owner; None = the caller may not ask (only repository admins may).
 
-        An unknown user, and a word that Gitea does not have today, count as none.
+        An unknown user, and a word that Gitea does not have today, count as none. A repository that the caller may
+        not see is `Permanent`: it says nothing about the person, and Gitea answers 404 to both.
         """
         path = _path(repo, "collaborators", quote(login, safe=""), "permission")
         reply = self._call("GET", path, ok=(200, 403, 404))
+        if reply.status == 404 and self.repository(repo) is None:
+            raise Permanent(
+                f"{repo} does not exist, or Mosaic's account may not see it.", status=404, code="forge_forbidden"
+            )
         if reply.status != 200:
             return None if reply.status == 403 else "none"
         word = self._http.shape(lambda data: str(data["permission"]), reply, path)
@@ -107,6 +133,18 @@ class GiteaClient:
         """None if it is gone or is not a plain comment: Gitea answers 204 for replies in a review thread."""
         return self._maybe(Comment.read, _path(repo, "issues/comments", comment_id), ok=(200, 204, 404))
 
+    def review_line(self, repo: str, number: int, comment_id: int) -> Comment | None:
+        """A line comment of a review of a pull request, or a reply below one; None if it is gone."""
+        reviews = [one for one in self._list(Review.read, _path(repo, "pulls", number, "reviews")) if one.lines]
+        for review in reversed(reviews):
+            lines = self.lists.review_lines(repo, number, review.id).items
+            if found := next((line for line in lines if line.id == comment_id), None):
+                return found
+        return None
+
+    def review(self, repo: str, number: int, review_id: int) -> Review | None:
+        return self._maybe(Review.read, _path(repo, "pulls", number, "reviews", review_id))
+
     def comments(self, repo: str, number: int, since: datetime | None = None) -> tuple[Comment, ...]:
         """All plain comments of an issue or pull request, oldest first; `since` compares with `updated_at`.
 
@@ -118,7 +156,7 @@ class GiteaClient:
             reply = self._call("GET", path, params={"since": since.isoformat()} if since else None)
         except Transient as error:
             if error.status == 500 and self.issue(repo, number) is None:
-                raise Permanent(f"{repo}#{number} does not exist.", status=404) from error
+                raise Permanent(f"{repo}#{number} does not exist.", status=404, code="not_found") from error
             raise
         return self._http.shape(lambda data: tuple(map(Comment.read, data or ())), reply, path)
 
@@ -156,7 +194,14 @@ class GiteaClient:
 
     def find_pull(self, repo: str, head: str, base: str) -> PullRequest | None:
         """The open pull request from branch `head` to `base` of this repository (never one from a fork)."""
-        return next((pull for pull in self.pulls(repo) if pull.goes(head, base)), None)
+        return next(iter(self.find_pulls(repo, head, base)), None)
+
+    def find_pulls(self, repo: str, head: str, base: str) -> tuple[PullRequest, ...]:
+        """All of them, oldest first: Gitea refuses a second one, but looks before it writes, without a lock."""
+        return tuple(sorted((one for one in self.pulls(repo) if one.goes(head, base)), key=lambda one: one.number))
+
+    def close_pull(self, repo: str, number: int) -> None:
+        self._call("PATCH", _path(repo, "pulls", number), json={"state": "closed"}, ok=(200, 201))
 
     def create_pull(self, repo: str, head: str, base: str, title: str, body: str) -> PullRequest:
         """A draft is made by the title's prefix `WIP: `. `Permanent` with code `exists` if an open one goes there."""

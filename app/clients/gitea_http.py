@@ -11,6 +11,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -20,18 +21,22 @@ import urllib3.exceptions
 from gitea import Gitea
 from requests.adapters import HTTPAdapter
 
-from app.clients.http_faults import retry_after, sent, timed_out, untrusted
-from app.types import Ambiguous, Permanent, Transient
+from app.clients.guard import Guard, unguarded
+from app.clients.http_faults import moment, retry_after, sent, timed_out, untrusted
+from app.types import Ambiguous, Misconfigured, Permanent, Transient
 
 MAX_ANSWER = 8 * 1024 * 1024  # bytes of one answer
 MAX_SECONDS = 60.0  # of one answer's body, however slowly it drips
 PAGE = 50  # Gitea's default ceiling; a lower one on the server is respected
 _ADVICE = {
-    401: "Gitea does not accept the token: make a new one and set it in the configuration.",
     403: "Check the rights of Mosaic's account and the scopes of its token.",
     404: "It does not exist, or Mosaic's account may not see it.",
     423: "The repository is archived: unarchive it first.",
 }
+# A 403 whose cause is the account or its token, wherever it is used: in Gitea's own words.
+_SCOPE = "required scope"
+_ACCOUNT = ("prohibited from", "must change your password")
+_FORBIDDEN = frozenset({403, 404, 423})
 _T = TypeVar("_T")
 
 
@@ -40,13 +45,17 @@ class Reply:
     status: int
     data: Any  # decoded JSON; None for an empty body
     total: int | None  # X-Total-Count, where the endpoint sends it
+    at: datetime | None = None  # the forge's clock when it answered, to the second
 
 
 class Transport:
     """One authorised session to one Gitea. Safe for a few threads; make a new one after a fork."""
 
-    def __init__(self, url: str, token: str, ca_bundle: str | None, timeout: tuple[float, float]) -> None:
+    def __init__(
+        self, url: str, token: str, ca_bundle: str | None, timeout: tuple[float, float], guard: Guard = unguarded
+    ) -> None:
         self.url = _checked_url(url)
+        self._guard = guard
         self._timeout = timeout
         self._secrets: tuple[str, ...] = (_checked_token(token),)
         if ca_bundle and not os.path.exists(ca_bundle):
@@ -76,10 +85,16 @@ class Transport:
 
         Raises `Transient`, `Ambiguous` (only if not `idempotent`) or `Permanent`; returns for the statuses in `ok`.
         """
-        tries = 3 if method == "GET" else 1
+        with self._guard():
+            return self._tried(_Ask(method, path, idempotent), json, params, ok)
+
+    def _tried(
+        self, ask: _Ask, json: dict[str, Any] | None, params: Mapping[str, str | int] | None, ok: Sequence[int]
+    ) -> Reply:
+        tries = 3 if ask.method == "GET" else 1
         for used in range(1, tries + 1):
             try:
-                return self._once(_Ask(method, path, idempotent), json, params, ok)
+                return self._once(ask, json, params, ok)
             except Transient as error:
                 if used == tries or not _short(error):
                     raise
@@ -127,13 +142,14 @@ class Transport:
         except (requests.RequestException, urllib3.exceptions.HTTPError) as exc:
             raise self._lost(ask, exc) from exc
         if response.status_code in ok:
-            return Reply(response.status_code, _decode(body, response.status_code, ask), _total(response))
+            data = _decode(body, response.status_code, ask)
+            return Reply(response.status_code, data, _total(response), moment(response.headers))
         raise self._refusal(ask, response, body)
 
     def _lost(self, ask: _Ask, exc: Exception) -> Transient | Permanent:
         """The error for an exchange that broke off."""
         if untrusted(exc):
-            return Permanent(
+            return Misconfigured(
                 f"{ask}: the certificate of {self.url} is not trusted. Set MOSAIC_CA_BUNDLE to the CA of your Gitea.",
                 code="untrusted_certificate",
             )
@@ -147,15 +163,31 @@ class Transport:
         """The error for a status that the caller did not expect."""
         status = response.status_code
         text = f"{ask}: Gitea answered {status} {self._message(body)}".rstrip() + "."
+        unfit = self._unfit(status, text)
+        if unfit:
+            return unfit
+        later = retry_after(response.headers)
         if status == 429:
-            return Transient(text, retry_after=retry_after(response.headers), status=status)
+            return Transient(text, retry_after=later, status=status)
         if status >= 500 and status not in (501, 505):
             if not ask.idempotent:
-                return Ambiguous(f"{text} The write may have happened: look first.", status=status)
-            return Transient(text, retry_after=retry_after(response.headers), status=status)
+                text = f"{text} The write may have happened: look first."
+                return Ambiguous(text, retry_after=later, status=status)
+            return Transient(text, retry_after=later, status=status)
         if 300 <= status < 400:
             return Permanent(f"{text} It was renamed or moved: look it up by its id.", status=status, code="moved")
-        return Permanent(f"{text} {_ADVICE.get(status, '')}".rstrip(), status=status)
+        code = "forge_forbidden" if status in _FORBIDDEN else None
+        return Permanent(f"{text} {_ADVICE.get(status, '')}".rstrip(), status=status, code=code)
+
+    def _unfit(self, status: int, text: str) -> Misconfigured | None:
+        """The error for an account or token that Gitea refuses whatever is asked."""
+        if status == 401 or (status == 403 and any(word in text for word in _ACCOUNT)):
+            advice = "Gitea does not accept the token: make a new one and set it in the configuration."
+            return Misconfigured(f"{text} {advice}", status=status)
+        if status == 403 and _SCOPE in text:
+            advice = "Make a token with that scope and set it in the configuration."
+            return Misconfigured(f"{text} {advice}", code="token_scope", status=status)
+        return None
 
     def _message(self, body: bytes) -> str:
         """Gitea's own `message`, one line, without any secret; "" where it sent none."""

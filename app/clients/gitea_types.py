@@ -11,12 +11,18 @@ Json = Mapping[str, Any]
 GHOST = -1  # the id Gitea gives to the author of a text whose account was deleted
 
 
-def _time(text: str) -> datetime:
+def moment(text: str) -> datetime:
     """RFC 3339 in the server's own zone -> aware datetime."""
     at = datetime.fromisoformat(text)
     if at.tzinfo is None:
         raise ValueError(f"time without a zone: {text!r}")
     return at
+
+
+def last_number(address: str) -> int:
+    """The number at the end of an address such as `…/issues/12`; 0 when there is none."""
+    tail = address.rstrip("/").rpartition("/")[2]
+    return int(tail) if tail.isascii() and tail.isdigit() and len(tail) < 11 else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +35,7 @@ class User:
         return cls(int(data["id"]), str(data["login"]))
 
 
-def _author(data: Json | None) -> User:
+def author(data: Json | None) -> User:
     return User(GHOST, "Ghost") if data is None else User.read(data)
 
 
@@ -47,9 +53,11 @@ class Repository:
     empty: bool
     can_push: bool
     can_admin: bool
+    created_at: datetime | None = None
 
     @classmethod
     def read(cls, data: Json) -> Self:
+        created = str(data.get("created_at") or "")
         rights = data.get("permissions") or {}
         return cls(
             id=int(data["id"]),
@@ -62,6 +70,7 @@ class Repository:
             empty=bool(data.get("empty")),
             can_push=rights.get("push") is True,
             can_admin=rights.get("admin") is True,
+            created_at=moment(created) if created else None,
         )
 
 
@@ -92,23 +101,26 @@ class Issue:
     html_url: str
     created_at: datetime
     updated_at: datetime
+    text_edits: int | None = None  # how often its text was changed, where this Gitea tells (`content_version`)
 
     @classmethod
     def read(cls, data: Json) -> Self:
+        edits = data.get("content_version")
         return cls(
             id=int(data["id"]),
             number=int(data["number"]),
             title=str(data["title"]),
             body=str(data.get("body") or ""),
-            user=_author(data.get("user")),
+            user=author(data.get("user")),
             state=str(data["state"]),
             labels=tuple(map(Label.read, data.get("labels") or ())),
             assignees=tuple(map(User.read, data.get("assignees") or ())),  # null, not [], when nobody is assigned
             is_pull=data.get("pull_request") is not None,
             is_locked=bool(data.get("is_locked")),
             html_url=str(data.get("html_url") or ""),
-            created_at=_time(data["created_at"]),
-            updated_at=_time(data["updated_at"]),
+            created_at=moment(data["created_at"]),
+            updated_at=moment(data["updated_at"]),
+            text_edits=None if edits is None else int(edits),
         )
 
 
@@ -120,16 +132,21 @@ class Comment:
     created_at: datetime
     updated_at: datetime
     html_url: str
+    number: int = 0  # of its issue or pull request, from the address of that page; 0 where there is none
+    is_pull: bool = False
 
     @classmethod
     def read(cls, data: Json) -> Self:
+        pull = str(data.get("pull_request_url") or "")
         return cls(
             id=int(data["id"]),
             body=str(data.get("body") or ""),
-            user=_author(data.get("user")),
-            created_at=_time(data["created_at"]),
-            updated_at=_time(data["updated_at"]),
+            user=author(data.get("user")),
+            created_at=moment(data["created_at"]),
+            updated_at=moment(data["updated_at"]),
             html_url=str(data.get("html_url") or ""),
+            number=last_number(pull or str(data.get("issue_url") or "")),
+            is_pull=bool(pull),
         )
 
 
@@ -165,7 +182,7 @@ class PullRequest:
             head_repo_id=int(head["repo_id"]),
             base_ref=str(base["ref"]),
             base_repo_id=int(base["repo_id"]),
-            user=_author(data.get("user")),
+            user=author(data.get("user")),
             html_url=str(data.get("html_url") or ""),
             draft=bool(data.get("draft")),
         )
@@ -233,5 +250,5 @@ class Notification:
             subject_url=str(subject.get("url") or ""),
             latest_comment_url=str(subject.get("latest_comment_url") or ""),
             unread=bool(data.get("unread")),
-            updated_at=_time(data["updated_at"]),
+            updated_at=moment(data["updated_at"]),
         )

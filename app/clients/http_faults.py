@@ -14,15 +14,35 @@ _RETRY_AFTER_CEILING = 3600.0
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds from a Retry-After header in either of its forms, at most an hour; None without a usable one."""
+    """Seconds from a Retry-After header in either of its forms, at most an hour; None without a usable one.
+
+    A moment is compared with the answer's own `Date`, where it has one: the clocks of two machines differ.
+    """
     text = headers.get("Retry-After", "").strip()
     if text.isascii() and text.isdigit():
         return min(float(text), _RETRY_AFTER_CEILING)
+    until, sent_at = _moment(text), _moment(headers.get("Date", ""))
+    if until is None:
+        return None
+    return min(max((until - (sent_at or datetime.now(UTC))).total_seconds(), 0.0), _RETRY_AFTER_CEILING)
+
+
+def _moment(text: str) -> datetime | None:
+    """A moment in the form of HTTP; None for anything else, a moment without a time zone included."""
     try:
-        seconds = (parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds()
+        moment = parsedate_to_datetime(text)
     except (TypeError, ValueError):
         return None
-    return min(max(seconds, 0.0), _RETRY_AFTER_CEILING)
+    return moment if moment.tzinfo else None
+
+
+def moment(headers: Mapping[str, str]) -> datetime | None:
+    """When the server says that it answered (`Date`); None without a usable one."""
+    try:
+        at = parsedate_to_datetime(headers.get("Date", ""))
+    except (TypeError, ValueError):
+        return None
+    return at if at.tzinfo else at.replace(tzinfo=UTC)
 
 
 def _causes(exc: BaseException | None) -> Iterator[BaseException]:

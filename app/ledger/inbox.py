@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from datetime import datetime
 from typing import Any
 
 from psycopg.types.json import Jsonb
@@ -24,11 +25,15 @@ def receive(
     body: bytes | None = None,
     trigger: Trigger | None = None,
     commands: Sequence[Command | DidYouMean] = (),
+    via: str = "webhook",
 ) -> int | None:
-    """Store a delivery in the open transaction: its id, or None when it is known by id or by meaning."""
+    """Store a delivery in the open transaction: its id, or None when it is known by id or by meaning.
+
+    `via` says how it reached us first: told by a webhook, or found by looking (poll).
+    """
     row = fetch_one(
-        "insert into deliveries (source, delivery_id, dedup_key, event, state, reason, body, trigger, commands) "
-        "values (%s,%s,%s,%s,%s,%s,%s,%s,%s) on conflict do nothing returning id",
+        "insert into deliveries (source, delivery_id, dedup_key, event, state, reason, body, trigger, commands, via) "
+        "values (%s,%s,%s,%s,%s,%s,%s,%s,%s,%s) on conflict do nothing returning id",
         source,
         delivery_id,
         dedup_key,
@@ -38,8 +43,9 @@ def receive(
         body,
         Jsonb(chain.redact(asdict(trigger))) if trigger else None,
         Jsonb([_command(command) for command in commands]) if commands else None,
+        via,
     )
-    if row is None and dedup_key is not None:
+    if row is None and dedup_key is not None and via == "webhook":
         execute(
             "insert into deliveries (source, delivery_id, event, state, reason) values (%s,%s,%s,'duplicate',%s) "
             "on conflict do nothing",
@@ -99,10 +105,41 @@ def note_job(delivery_id: int, job_id: int) -> None:
     execute("update deliveries set job_id = %s where id = %s", job_id, delivery_id)
 
 
-def release(source: str, dedup_key: str) -> None:
-    """Let the same meaning count as a new one from now on: its delivery keeps the key with its own id."""
-    execute(
-        "update deliveries set dedup_key = dedup_key || ':' || id where source = %s and dedup_key = %s",
+def confirm(source: str, dedup_key: str, trigger: Trigger) -> None:
+    """A signed delivery tells what was found by looking before: what it says of the person's rights counts now.
+
+    Only for the same person, and while it can still matter.
+    """
+    said = Jsonb({"permission": trigger.permission})
+    row = fetch_one(
+        "update deliveries set via = 'confirmed', trigger = trigger || %s where source = %s and dedup_key = %s "
+        "and via = 'poll' and (trigger ->> 'actor_id')::bigint = %s returning job_id",
+        said,
         source,
         dedup_key,
+        trigger.actor_id,
+    )
+    if row and row["job_id"]:
+        execute(
+            "update runner_jobs set trigger = trigger || %s, metadata = metadata - 'found' where id = %s "
+            "and finished_at is null and metadata ->> 'found' = 'poll' and requester_id = %s "
+            "and (trigger ->> 'actor_id')::bigint = %s",
+            said,
+            row["job_id"],
+            trigger.actor_id,
+            trigger.actor_id,
+        )
+
+
+def release(source: str, dedup_key: str, *, before: datetime | None = None) -> None:
+    """Let the same meaning count as a new one from now on: its delivery keeps the key with its own id.
+
+    `before` spares what came in since that moment (the database's).
+    """
+    execute(
+        "update deliveries set dedup_key = dedup_key || ':' || id where source = %s and dedup_key = %s "
+        "and received_at < coalesce(%s, 'infinity'::timestamptz)",
+        source,
+        dedup_key,
+        before,
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 from psycopg.types.json import Jsonb
 
-from app.ledger import chain
+from app.ledger import chain, turns
 from app.ledger.chain import Entry
 from app.models import db, fetch_one
 from app.types import REASONS, JobStatus, Trigger
@@ -72,6 +72,7 @@ def open_job(
         source=trigger.kind,
         text_sha256=trigger.text_sha256,
         retry_of=retry_of,
+        **({"found": metadata["found"]} if metadata and "found" in metadata else {}),
     )
     return entry
 
@@ -92,6 +93,7 @@ def start(entry: Entry, minutes: float) -> None:
     """Queued → running; the job's time limit begins."""
     entry.set(deadline_at=entry.now + timedelta(minutes=minutes))
     move(entry, _S.RUNNING)
+    turns.started(entry["repository_id"], entry["requester_id"])
 
 
 def conclude(entry: Entry, reason: str, detail: str = "") -> None:

@@ -14,7 +14,7 @@ from psycopg.types.json import Jsonb
 from app.ledger import budgets, chain
 from app.ledger.chain import Entry, entry, entry_of_step
 from app.models import db, execute, fetch, fetch_one, send
-from app.pipeline import StepSpec
+from app.pipeline import ANYWHERE, StepSpec
 from app.types import GateResult, LostLease, Phase, StepStatus, Usage
 
 LEASE_SECONDS = 30
@@ -25,16 +25,19 @@ def key_of(step: Mapping[str, Any]) -> str:
     return f"{step['name']}@{step['round']}.{step['attempt']}"
 
 
-def lay(entry: Entry, specs: Iterable[StepSpec], *, round: int, attempt: int = 1) -> None:
-    """Add pending steps to a job's plan; those that are there stay as they are."""
+def lay(entry: Entry, specs: Iterable[StepSpec], *, round: int, attempt: int = 1, excused: int = 0) -> None:
+    """Add pending steps to a job's plan; those that are there stay as they are.
+
+    `excused` = how many of the attempts before do not count against the limit.
+    """
     rows = [
-        (entry.id, spec.name, round, attempt, spec.phase.value, spec.type.value, spec.pool.value, spec.order)
+        (entry.id, spec.name, round, attempt, spec.phase.value, spec.type.value, spec.pool.value, spec.order, excused)
         for spec in specs
     ]
     if rows:
-        values = ", ".join(["(%s,%s,%s,%s,%s,%s,%s,%s)"] * len(rows))
+        values = ", ".join(["(%s,%s,%s,%s,%s,%s,%s,%s,%s)"] * len(rows))
         send(
-            f"insert into job_steps (job_id, name, round, attempt, phase, type, pool, ord) values {values} "
+            f"insert into job_steps (job_id, name, round, attempt, phase, type, pool, ord, excused) values {values} "
             "on conflict (job_id, name, round, attempt) do nothing",
             *(field for row in rows for field in row),
         )
@@ -50,10 +53,15 @@ def ready(entry: Entry, step_ids: Iterable[int]) -> None:
 
 
 def claim(step_id: int, worker_id: int, host: str) -> dict[str, Any] | None:
-    """Take a ready step: its row with a new fence, or None when it is not to be had (taken, cancelled, too early)."""
+    """Take a ready step: its row with a new fence, or None when it is not to be had (taken, cancelled, too early).
+
+    The first step of a job that needs files binds the job to this host; such a step of another host's job is refused.
+    """
     with entry_of_step(step_id) as (job, step):
         stopping = job["cancel_requested_at"] is not None or job["reason"] is not None
         if step["status"] != "pending" or job["finished_at"] or (stopping and step["phase"] != Phase.CLEANUP):
+            return None
+        if not _belongs(job, step, host):
             return None
         row = fetch_one(
             "update job_steps set status = 'running', worker_id = %s, host = %s, fence = %s, progress = null, "
@@ -68,8 +76,18 @@ def claim(step_id: int, worker_id: int, host: str) -> dict[str, Any] | None:
         if row is None:
             return None
         job.next_fence()
+        if job["host"] is None and step["name"] not in ANYWHERE:
+            job.set(host=host)
         job.event("step.started", actor="system:worker", step=key_of(row), fence=row["fence"], worker=worker_id)
         return row
+
+
+def _belongs(job: Entry, step: Mapping[str, Any], host: str) -> bool:
+    """Whether the step may run on this host. If not, the bell that was heard here may ring elsewhere at once."""
+    if step["name"] in ANYWHERE or job["host"] in (None, host):
+        return True
+    send("update job_steps set rung_at = null where id = %s and status = 'pending'", step["id"])
+    return False
 
 
 _HELD = "s.id, s.fence, s.phase <> 'cleanup' and (j.cancel_requested_at is not null or j.reason is not null) as stop"
@@ -133,6 +151,7 @@ def finish(
     )
     if won != 1:
         raise LostLease(f"{key_of(step)} is no longer ours")
+    _go_on(entry)
     entry.event(
         f"step.{status.value}",
         actor="system:worker",
@@ -140,6 +159,13 @@ def finish(
         fence=step["fence"],
         **({"reason": reason, "detail": detail[:500]} if reason else {}),
     )
+
+
+def _go_on(entry: Entry) -> None:
+    """The job's clock goes on: what it waited for the forge does not count against its time limit."""
+    since, deadline = entry["forge_wait_since"], entry["deadline_at"]
+    if since is not None:
+        entry.set(forge_wait_since=None, deadline_at=deadline and deadline + (entry.now - since))
 
 
 def hand_back(entry: Entry, step: Mapping[str, Any], reason: str, detail: str, retry_after: float) -> None:
@@ -156,6 +182,8 @@ def hand_back(entry: Entry, step: Mapping[str, Any], reason: str, detail: str, r
     )
     if won != 1:
         raise LostLease(f"{key_of(step)} is no longer ours")
+    if reason == "forge_unavailable" and entry["forge_wait_since"] is None:
+        entry.set(forge_wait_since=entry.now)  # the job's clock stands still from here on
     entry.event(
         "step.progress",
         actor="system:worker",
@@ -184,6 +212,17 @@ def reclaim(entry: Entry, step: Mapping[str, Any]) -> bool:
     if poison:
         entry.event("step.failed", step=key_of(step), reason="crashed", fence=fence)
     return not poison
+
+
+def wait_again(entry: Entry) -> list[str]:
+    """Take back that it is the turn of the job's file steps; the names of those whose turn it was."""
+    rows = fetch(
+        "update job_steps set ready_at = null, rung_at = null, host = '' where job_id = %s and status = 'pending' "
+        "and ready_at is not null and name <> all(%s) returning name",
+        entry.id,
+        list(ANYWHERE),
+    )
+    return [row["name"] for row in rows]
 
 
 def skip(entry: Entry, steps: Iterable[Mapping[str, Any]], why: str, status: StepStatus = StepStatus.SKIPPED) -> None:

@@ -1,6 +1,19 @@
 """Every read, by what it is about; no other place reads rows. Callers say `queries.job(…)`."""
 
+from app.queries.of_anchors import anchors
+from app.queries.of_effects import (
+    Breaker,
+    breaker,
+    dead_effects,
+    effect_counts,
+    owned_by_others,
+    probe_due,
+    successor,
+    waiting_effects,
+)
+from app.queries.of_blame import anchor_of, commits, repositories
 from app.queries.of_events import chain_head, event_rows, events
+from app.queries.of_hosts import Host, jobs_at, live_hosts, stranded_jobs
 from app.queries.of_jobs import (
     authority,
     gates,
@@ -17,6 +30,7 @@ from app.queries.of_jobs import (
     snapshot_sha256,
     spent_today,
 )
+from app.queries.of_limits import failed_in_a_row, free_again, told_lately
 from app.queries.of_outside import (
     delivery,
     effect,
@@ -24,10 +38,23 @@ from app.queries.of_outside import (
     effects,
     pushed_shas,
     recent_commands,
+    repository_named,
     self_id,
     self_login,
     trigger_label,
 )
+from app.queries.of_reconcile import (
+    Cursor,
+    ReconcileState,
+    cursors,
+    known_repositories,
+    known_requests,
+    last_text,
+    own_pulls,
+    reconcile_lag,
+    reconcile_state,
+)
+from app.queries.of_saved import SavedWork, all_saved_work, host_alive, saved_work
 from app.queries.of_server import applied_migrations, live_workers, now, show, workers_alive
 from app.queries.of_steps import (
     all_gate_results,
@@ -42,42 +69,75 @@ from app.queries.of_steps import (
     steps,
     steps_of,
 )
+from app.queries.of_waiting import open_pause, open_pauses, waiting_for, waiting_of
 from app.queries.rows import as_event, as_gate_result, as_job, as_step
 
 __all__ = [
+    "Host",
+    "jobs_at",
+    "live_hosts",
+    "stranded_jobs",
+    "Breaker",
+    "Cursor",
+    "ReconcileState",
+    "SavedWork",
     "all_gate_results",
+    "all_saved_work",
+    "anchor_of",
+    "anchors",
     "applied_migrations",
     "as_event",
     "as_gate_result",
     "as_job",
     "as_step",
     "authority",
+    "breaker",
     "chain_head",
+    "commits",
+    "cursors",
+    "dead_effects",
     "delivery",
     "effect",
     "effect_by_id",
+    "effect_counts",
     "effects",
     "event_rows",
     "events",
+    "failed_in_a_row",
+    "free_again",
     "gate_results",
     "gates",
+    "host_alive",
     "issue_jobs",
     "job",
     "job_counts",
     "jobs",
     "jobs_to_advance",
+    "known_repositories",
+    "known_requests",
+    "last_text",
     "live_workers",
     "log",
     "logged_steps",
     "lost_steps",
     "now",
+    "open_pause",
+    "open_pauses",
+    "own_pulls",
+    "owned_by_others",
+    "probe_due",
     "progress",
     "pushed_shas",
     "queue_position",
     "queued_jobs",
     "recent_commands",
     "recent_requests",
+    "reconcile_lag",
+    "reconcile_state",
+    "repositories",
+    "repository_named",
     "rules",
+    "saved_work",
     "self_id",
     "self_login",
     "server_gates",
@@ -89,6 +149,11 @@ __all__ = [
     "step_rows",
     "steps",
     "steps_of",
+    "successor",
+    "told_lately",
     "trigger_label",
+    "waiting_effects",
+    "waiting_for",
+    "waiting_of",
     "workers_alive",
 ]

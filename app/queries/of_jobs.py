@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from app.ledger.breaker import MAX_OUTAGE_HOURS
+from app.ledger.turns import FREE_BRANCH, QUEUE, paused
 from app.models import fetch, fetch_one
 from app.queries.rows import as_job
 from app.types import GateSpec, Job
@@ -73,22 +75,20 @@ def issue_jobs(repository_id: int, number: int, *, open_only: bool = False, limi
 def queue_position(job_id: int) -> int | None:
     """The job's place among those of its repository: 1 = next; None when the job does not wait."""
     row = fetch_one(
-        "select count(*) filter (where o.priority > j.priority or (o.priority = j.priority and o.id <= j.id)) "
-        "as position, max(j.status) as status from runner_jobs j join runner_jobs o on o.status = 'queued' "
-        "and o.repository_id = j.repository_id where j.id = %s and j.status = 'queued' group by j.id",
+        f"select place from ({QUEUE}) q where q.id = %s and q.repository_id = "
+        "(select repository_id from runner_jobs where id = %s)",
+        job_id,
         job_id,
     )
-    return int(row["position"]) if row else None
+    return int(row["place"]) if row else None
 
 
 def queued_jobs(limit: int = 100) -> tuple[Job, ...]:
-    """Jobs that wait for a slot, the next one first."""
-    return tuple(
-        map(
-            as_job,
-            fetch("select * from runner_jobs where status = 'queued' order by priority desc, id limit %s", limit),
-        )
+    """Jobs that wait for a slot, the next ones of each repository first."""
+    rows = fetch(
+        f"select j.* from ({QUEUE}) q join runner_jobs j on j.id = q.id order by q.place, q.id limit %s", limit
     )
+    return tuple(map(as_job, rows))
 
 
 def job_counts() -> Mapping[str, int]:
@@ -100,7 +100,7 @@ def job_counts() -> Mapping[str, int]:
 def jobs_to_advance() -> list[int]:
     """Open jobs where something may be due: nothing runs and nothing is ready, or the deadline has passed.
 
-    Of the jobs that wait for a slot, only the next one of each repository.
+    Of the jobs that wait for a slot, only the next one of each repository that could start.
     """
     idle = (
         "not exists (select 1 from job_steps s where s.job_id = j.id and (s.status = 'running' "
@@ -111,9 +111,12 @@ def jobs_to_advance() -> list[int]:
         for row in fetch(
             f"(select j.id from runner_jobs j where j.status in ('pending', 'running') and {idle} limit 500) union "
             "(select j.id from runner_jobs j where j.finished_at is null and j.reason is null "
-            "  and (j.deadline_at < clock_timestamp() or j.cancel_requested_at is not null) limit 500) union "
-            "(select distinct on (repository_id) id from runner_jobs where status = 'queued' and reason is null "
-            "  order by repository_id, priority desc, id)"
+            "  and ((j.deadline_at < clock_timestamp() and j.forge_wait_since is null) "
+            "  or j.cancel_requested_at is not null) limit 500) union "
+            "(select j.id from runner_jobs j where j.finished_at is null and j.reason is null "
+            f"  and j.forge_wait_since < clock_timestamp() - interval '{MAX_OUTAGE_HOURS} hours' limit 500) union "
+            f"(select distinct on (q.repository_id) q.id from ({QUEUE}) q where {FREE_BRANCH} "
+            f"  and not {paused('q.repository_id')} order by q.repository_id, q.place)"
         )
     ]
 

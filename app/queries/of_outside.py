@@ -23,6 +23,12 @@ def trigger_label(repository_id: int) -> str:
     return str(row["trigger_label"]) if row else "mosaic"
 
 
+def repository_named(full_name: str) -> tuple[int, str] | None:
+    """(id, name) of a repository that has had a job."""
+    row = fetch_one("select id, full_name from repositories where lower(full_name) = lower(%s)", full_name)
+    return (int(row["id"]), str(row["full_name"])) if row else None
+
+
 def effect(key: str) -> dict[str, Any] | None:
     return fetch_one("select * from effects where key = %s", key)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from app.ledger.workers import alive
+from app.ledger.workers import GONE
 from app.models import fetch, fetch_one
 from app.queries.rows import as_gate_result, as_step
 from app.types import GateResult, GateSpec, Step
@@ -64,10 +64,10 @@ def logged_steps(job_id: int) -> frozenset[int]:
 
 
 def gate_results(job_id: int, round: int | None = None) -> tuple[GateResult, ...]:
-    """Receipts of a job; of its newest round unless one is named."""
+    """Receipts of a job, the last one of each gate; of its newest round unless one is named."""
     rows = fetch(
-        "select * from gate_results where job_id = %s and round = coalesce(%s, "
-        "(select max(round) from gate_results where job_id = %s)) order by id",
+        "select * from (select distinct on (name) * from gate_results where job_id = %s and round = coalesce(%s, "
+        "(select max(round) from gate_results where job_id = %s)) order by name, id desc) r order by id",
         job_id,
         round,
         job_id,
@@ -101,11 +101,13 @@ def server_gates(repository: str) -> tuple[GateSpec, ...]:
 
 
 def lost_steps() -> list[int]:
-    """Running steps whose owner is gone (its session lock is free) or let the lease lapse."""
+    """Running steps whose owner is gone (its session lock is free, and it is not about to take it again) or let the
+    lease lapse.
+    """
     return [
         row["id"]
         for row in fetch(
-            "select s.id from job_steps s where s.status = 'running' and (s.lease_until < clock_timestamp() "
-            f"or not {alive('s.worker_id')}) order by s.id"
+            "select s.id from job_steps s join workers w on w.id = s.worker_id where s.status = 'running' "
+            f"and (s.lease_until < clock_timestamp() or ({GONE})) order by s.id"
         )
     ]

@@ -39,6 +39,7 @@ def as_job(row: Mapping[str, Any]) -> Job:
         tokens=row["tokens"],
         cost_usd=row["cost_usd"],
         metadata=row["metadata"],
+        host=row["host"],
     )
 
 
@@ -63,6 +64,7 @@ def as_step(row: Mapping[str, Any]) -> Step:
         started_at=row["started_at"],
         finished_at=row["finished_at"],
         host=row["host"],
+        excused=row["excused"],
     )
 
 

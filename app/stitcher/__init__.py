@@ -1,11 +1,12 @@
 """stitcher: which step next, retries, rounds, priorities, cancellation. It executes no step.
 
-decide (pure) · advance (makes the moves) · dispatch (admission and doorbells) · requests (submit, cancel, retry) ·
-sweep.
+decide (pure) · advance (makes the moves) · dispatch (admission and doorbells) · requests (submit, cancel, retry,
+continue) · pausing · sweep.
 """
 
 from app.stitcher.advance import advance, record, tell
+from app.stitcher.pausing import pause, resume
 from app.stitcher.requests import cancel, retry, submit
-from app.stitcher.sweep import sweep
+from app.stitcher.sweep import bury, release, sweep
 
-__all__ = ["advance", "cancel", "record", "retry", "submit", "sweep", "tell"]
+__all__ = ["advance", "bury", "cancel", "pause", "record", "release", "resume", "retry", "submit", "sweep", "tell"]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 
 from app import queries
 from app.ledger import chain, effects, jobs, steps
+from app.ledger.breaker import MAX_OUTAGE_HOURS
 from app.ledger.chain import Entry
-from app.pipeline import StepSpec, plan
+from app.pipeline import KEEPS_WORK, StepSpec, plan
 from app.queue import ring
 from app.stitcher.decide import (
     Again,
@@ -25,6 +27,7 @@ from app.stitcher.decide import (
     latest,
 )
 from app.stitcher.dispatch import dispatch, may_start, queue_moved, wake_repository
+from app.stitcher.placing import place
 from app.types import Done, Failed, GateResult, GateSpec, HandBack, JobStatus, LostLease, Pool, Result, Step, StepStatus
 
 CLICKS = ("opened", "assigned", "labeled")  # triggers that one click may raise together
@@ -51,7 +54,7 @@ def step_forward(job: Entry) -> None:
     for pool in sorted(pools):
         dispatch(pool)
     if job.changed:
-        tell(job.id, at_once=job["finished_at"] is not None)
+        tell(job.id, at_once=job["finished_at"] is not None, status=job["status"])
 
 
 def _with_new_rows(job: Entry, rows: Sequence[StepSpec], so_far: tuple[Step, ...]) -> tuple[Step, ...]:
@@ -65,17 +68,19 @@ def _with_new_rows(job: Entry, rows: Sequence[StepSpec], so_far: tuple[Step, ...
 
 
 def specs_of(job: Entry) -> tuple[StepSpec, ...]:
-    return plan(job["pipeline"], tuple(GateSpec(**gate) for gate in job["gates"]))
+    keep = job["started_at"] is not None and job["reason"] in KEEPS_WORK
+    return plan(job["pipeline"], tuple(GateSpec(**gate) for gate in job["gates"]), keep=keep)
 
 
 def facts_of(job: Entry) -> Facts:
     limits: Mapping[str, Any] = (job["rules"] or {}).get("limits", {})
-    deadline = job["deadline_at"]
+    deadline, waits = job["deadline_at"], job["forge_wait_since"]
     return Facts(
         status=JobStatus(job["status"]),
         reason=job["reason"],
         cancel_requested=job["cancel_requested_at"] is not None,
-        deadline_passed=deadline is not None and deadline < job.now,
+        deadline_passed=waits is None and deadline is not None and deadline < job.now,
+        outage_over=waits is not None and waits + timedelta(hours=MAX_OUTAGE_HOURS) < job.now,
         rounds=int(limits.get("rounds", 3)),
         attempts=int(limits.get("attempts", 2)),
     )
@@ -94,6 +99,7 @@ def _make(
             case Start():
                 if not may_start(job):
                     return False
+                place(job)
                 minutes = float((job["rules"] or {}).get("limits", {}).get("minutes", 60))
                 jobs.start(job, minutes)
                 queue_moved(job)
@@ -104,7 +110,7 @@ def _make(
                 _plan_status_comment(job)
                 take_label_off(job.id, job["trigger"]["kind"], job["repository_id"], job["repository"], job["number"])
             case Again(spec, round, attempt):
-                steps.lay(job, [spec], round=round, attempt=attempt)
+                steps.lay(job, [spec], round=round, attempt=attempt, excused=latest(so_far)[spec.name].excused)
                 lay_again(job, spec.redo, round, rows, so_far)
             case NextRound(round, specs, red):
                 left = [
@@ -139,12 +145,15 @@ def _row(step: Step) -> dict[str, Any]:
 
 
 def lay_again(job: Entry, names: Sequence[str], round: int, rows: Sequence[StepSpec], so_far: Sequence[Step]) -> None:
-    """Put fresh copies of earlier steps into a round: they run before the step that needs them again."""
+    """Put fresh copies of earlier steps into a round: they run before the step that needs them again.
+
+    What they were tried before does not count against them: their work was lost, it did not fail.
+    """
     newest = latest(so_far)
     for row in rows:
         if row.name in names and newest[row.name].status.terminal:
-            known = [step.attempt for step in so_far if step.name == row.name and step.round == round]
-            steps.lay(job, [row], round=round, attempt=max(known, default=0) + 1)
+            known = max((step.attempt for step in so_far if step.name == row.name and step.round == round), default=0)
+            steps.lay(job, [row], round=round, attempt=known + 1, excused=known)
 
 
 def _plan_status_comment(job: Entry) -> None:
@@ -177,9 +186,12 @@ def take_label_off(job_id: int, kind: str, repository_id: int, repository: str, 
     )
 
 
-def tell(job_id: int, *, at_once: bool = False) -> None:
-    """Ask the herald for a fresh status comment, if the job has one; the last one does not wait for its turn."""
-    asked = effects.touch(f"job:{job_id}:status", at_once=at_once)
+def tell(job_id: int, *, at_once: bool = False, status: str | None = None) -> None:
+    """Ask the herald for a fresh status comment, if the job has one; the last one does not wait for its turn.
+
+    `status` = the job's, while the open transaction has not written it yet.
+    """
+    asked = effects.touch(f"job:{job_id}:status", at_once=at_once, status=status)
     if asked and asked[1]:
         ring(Pool.CONTROL, "herald.deliver", asked[0])
 

@@ -18,6 +18,7 @@ class Facts:
     reason: str | None = None  # the outcome, once it is known
     cancel_requested: bool = False
     deadline_passed: bool = False
+    outage_over: bool = False  # it waited for the forge as long as a job may
     rounds: int = 3  # limits.rounds
     attempts: int = 2  # limits.attempts, for the agent's step
 
@@ -101,9 +102,16 @@ def decide(facts: Facts, rows: Sequence[StepSpec], steps: Sequence[Step]) -> tup
         return _close(facts, rows, now)
     if facts.cancel_requested:
         return (Conclude("cancelled_by_user"),)
+    if facts.outage_over:
+        return (Conclude("forge_unavailable", _waits_for(now, "forge_unavailable")),)
     if facts.deadline_passed:
         return (_late(now),)
     return _walk(facts, rows, now)
+
+
+def _waits_for(now: dict[str, Step], reason: str) -> str:
+    """What the step that was handed back for this reason was told."""
+    return next((step.detail for step in now.values() if step.faults and step.reason == reason), "")
 
 
 def _late(now: dict[str, Step]) -> Conclude:
@@ -191,4 +199,4 @@ def _red(facts: Facts, rows: Sequence[StepSpec], red: Sequence[Step], reason: st
 
 
 def _may_try_again(step: Step, attempts: int) -> bool:
-    return bool(step.output.get("retryable")) and step.attempt < attempts
+    return bool(step.output.get("retryable")) and step.attempt - step.excused < attempts

@@ -1,8 +1,8 @@
-"""What people ask for: a new job, its end, its repetition. Callers have authorised the person."""
+"""What people ask for: a new job, its end, its repetition or continuation. Callers have authorised the person."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import datetime
 from typing import Any
 
@@ -10,6 +10,7 @@ from app import queries
 from app.ledger import chain, effects, jobs, slots, steps
 from app.ledger.chain import Entry
 from app.pipeline import plan
+from app.queries import SavedWork
 from app.queue import ring
 from app.stitcher.advance import CLICKS, step_forward
 from app.types import Job, Pool, Trigger
@@ -55,7 +56,7 @@ def _begin(job: Entry, trigger: Trigger) -> None:
 
 def acknowledge(trigger: Trigger, key: str, *, job_id: int | None = None, delivery_id: int | None = None) -> None:
     """👀 on the text that asked, as soon as a control worker is free."""
-    if trigger.kind not in ("comment", "opened", "assigned", "labeled"):
+    if trigger.kind not in ("comment", "opened", "assigned", "labeled", "review"):
         return
     target = {
         "repository_id": trigger.repository_id,
@@ -88,28 +89,50 @@ def retry(
     instructions: str | None = None,
     permission: str | None = None,
     at: str = "",
+    until_comment: int | None = None,
+    saved: SavedWork | None = None,
+    added: str = "",
 ) -> int | None:
     """A new job for the work of a finished one: same branch, pull request and status comment.
 
-    `key` makes the request unique (one retry per command). None when that retry exists already.
+    `key` makes the request unique (one retry per command). None when that retry exists already. What people who may
+    ask wrote up to it counts: until the moment `at`, and the comment `until_comment` where it was asked in one.
+    `saved` = go on from this work instead of the branch; `added` = further instructions.
     """
     trigger = replace(job.trigger, actor_id=actor_id, actor=login, permission=permission, at=at or job.trigger.at)
     with chain.entry(job.id) as old:
         new = jobs.open_job(
             pipeline=job.pipeline,
             trigger=trigger,
-            trigger_key=f"retry:{job.id}:{key}",
+            trigger_key=f"{'continue' if saved else 'retry'}:{job.id}:{key}",
             instructions=job.instructions if instructions is None else instructions,
             requester=actor,
             priority=job.priority,
             retry_of=job.id,
-            carry={"branch": job.branch, "pull_request": job.pull_request, "access": job.access},
+            carry={
+                "branch": job.branch,
+                "pull_request": job.pull_request,
+                "access": job.access,
+                **({"host": saved.host} if saved else {}),  # its commit is in that host's mirror and nowhere else
+            },
+            metadata=_carried(job, login, until_comment, saved, added),
         )
         if new is None:
             return None
-        old.event("job.retried", actor=actor, by=new.id)
+        old.event("job.retried", actor=actor, by=new.id, continues=saved is not None)
         _begin(new, trigger)
     return new.id
+
+
+def _carried(job: Job, login: str, until_comment: int | None, saved: SavedWork | None, added: str) -> dict[str, Any]:
+    """What the new job knows besides: instructions added so far, how far the comments count, where it goes on."""
+    known = [*job.metadata.get("added", ()), *([{"by": login, "text": added}] if added.strip() else [])]
+    found: dict[str, Any] = {"added": known} if known else {}
+    if until_comment is not None:
+        found["until_comment"] = until_comment
+    if saved:
+        found["continues"] = {**asdict(saved), "reason": job.reason}
+    return chain.redact(found)  # type: ignore[no-any-return]
 
 
 def same_click(trigger: Trigger) -> Job | None:

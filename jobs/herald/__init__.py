@@ -4,7 +4,8 @@ It runs no model and no repository code. Everything goes plan → look → fence
 """
 
 from jobs.herald.deliver import deliver
+from jobs.herald.probe import probe
 from jobs.herald.publish import publish
 from jobs.herald.report import report
 
-__all__ = ["deliver", "publish", "report"]
+__all__ = ["deliver", "probe", "publish", "report"]

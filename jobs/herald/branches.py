@@ -30,7 +30,8 @@ def push(delivery: Delivery) -> Outcome:
         there = git.remote_head(branch)
         if there == sha:
             return "same"
-        if there is not None and there not in queries.pushed_shas(job.repository_id, branch):
+        ours = {*queries.pushed_shas(job.repository_id, branch), *target.get("earlier", ())}
+        if there is not None and there not in ours:
             raise Conflict(f"`{branch}` holds commits that are not Mosaic's.")
         delivery.fence()
         outcome = git.push(sha, branch, there)
@@ -64,8 +65,30 @@ def pull_request(delivery: Delivery) -> Outcome:
         body = replace_receipts(found.body, _receipts(delivery, job))
         return found if body == found.body else delivery.forge.edit_pull(repository, found.number, body=body)
 
-    pull = delivery.in_repository(call)
+    def only_one(repository: str) -> PullRequest:
+        return _without_copies(delivery, repository, branch, base) or made
+
+    made = delivery.in_repository(call)
+    pull = delivery.in_repository(only_one)
     return str(pull.number), {"number": pull.number, "url": pull.html_url}
+
+
+def _without_copies(delivery: Delivery, repository: str, branch: str, base: str) -> PullRequest | None:
+    """Look again after the write: of two that were opened at the same moment the older one stays open."""
+    self_id = queries.self_id()
+    ours = [one for one in delivery.forge.find_pulls(repository, branch, base) if one.user.id == self_id]
+    for extra in ours[1:]:
+        delivery.forge.close_pull(repository, extra.number)
+    return ours[0] if ours else None
+
+
+def only_pull(delivery: Delivery) -> str | None:
+    """The number of the one that is left after a look for copies; None when none is open any more."""
+    job = delivery.job
+    assert job is not None and job.branch and job.default_branch
+    branch, base = job.branch, job.default_branch
+    left = delivery.in_repository(lambda repository: _without_copies(delivery, repository, branch, base))
+    return str(left.number) if left else None
 
 
 def _title(delivery: Delivery, job: Job) -> str:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from datetime import UTC, datetime
 
 from app import queries
 from app.clients.gitea_types import Comment
+from app.ledger import effects
 from app.types import Finding, Job
 from app.voice import closing_comment, refusal
 from app.voice_format import login
@@ -48,30 +48,47 @@ def unlabel(delivery: Delivery) -> Outcome:
 
 
 def tell_status(delivery: Delivery) -> Outcome:
-    """The status comment of a job, rendered from its steps as they are now."""
-    job = delivery.job
+    """The status comment of a job, rendered from its steps as they are now.
+
+    A retry takes the comment over. The job before it writes there no more: when it has ended it keeps silent, and one
+    that still works goes on in a comment of its own.
+    """
+    job, effect = delivery.job, delivery.effect
     assert job is not None
-    body = status_comment(
+    known, result = effect["external_id"], effect["result"]
+    taken = queries.successor(effect, known)
+    if taken and job.status.terminal:
+        return known, {}
+    body = _status_text(delivery, job)
+    digest = hashlib.sha256(body.encode()).hexdigest()
+    if known and not taken and result.get("sha256") == digest and effect["told"] >= result.get("doubt", 0):
+        return known, {}
+    known = None if taken else known or _taken_over(delivery)
+    external_id = put(delivery, body, "status", f"job-{job.id}", known)
+    newer = queries.successor(effect, external_id)
+    if newer:  # it took the comment while we wrote: our text is not to stay
+        effects.doubt(newer)
+    return external_id, {"sha256": digest}
+
+
+def _status_text(delivery: Delivery, job: Job) -> str:
+    return status_comment(
         job,
         queries.steps(job.id),
         link=job_link(delivery, job),
-        queue_position=queries.queue_position(job.id),
+        waiting=queries.waiting_for(job.id),
         progress=queries.progress(job.id),
         gates=queries.gate_results(job.id),
         bot=bot_name(),
     )
-    digest = hashlib.sha256(body.encode()).hexdigest()
-    known, told = delivery.effect["result"], delivery.effect["told"]
-    if delivery.effect["external_id"] and known.get("sha256") == digest and told >= known.get("doubt", 0):
-        return delivery.effect["external_id"], {}
-    return put(delivery, body, "status", f"job-{job.id}", reuse=_earlier(job, "status")), {"sha256": digest}
 
 
 def tell_closing(delivery: Delivery) -> Outcome:
     """The closing comment, or the refusal of a job that was never admitted."""
     job = delivery.job
     assert job is not None
-    return put(delivery, closing_text(delivery, job), "closing", f"job-{job.id}"), {}
+    known = delivery.effect["external_id"]
+    return put(delivery, closing_text(delivery, job), "closing", f"job-{job.id}", known), {}
 
 
 def closing_text(delivery: Delivery, job: Job) -> str:
@@ -86,7 +103,7 @@ def closing_text(delivery: Delivery, job: Job) -> str:
         ),
         {},
     )
-    seconds = (datetime.now(UTC) - job.created_at).total_seconds()
+    seconds = ((job.finished_at or queries.now()) - job.created_at).total_seconds()
     return closing_comment(
         job,
         gates=queries.gate_results(job.id),
@@ -96,6 +113,7 @@ def closing_text(delivery: Delivery, job: Job) -> str:
         link=job_link(delivery, job),
         findings=findings_of(job),
         excluded=_excluded(job),
+        kept=saved.files if (saved := queries.saved_work(job.id)) else 0,
         bot=bot_name(),
     )
 
@@ -114,7 +132,9 @@ def _excluded(job: Job) -> tuple[tuple[str, str], ...]:
 
 def tell_reply(delivery: Delivery) -> Outcome:
     """The answer to a command."""
-    return put(delivery, delivery.target["body"], "reply", f"delivery-{delivery.effect['delivery_id']}"), {}
+    effect = delivery.effect
+    owner = f"delivery-{effect['delivery_id']}"
+    return put(delivery, delivery.target["body"], "reply", owner, effect["external_id"]), {}
 
 
 def job_link(delivery: Delivery, job: Job) -> str:
@@ -125,27 +145,33 @@ def bot_name() -> str:
     return queries.self_login() or "mosaic"
 
 
-def _earlier(job: Job, kind: str) -> str | None:
-    """The comment of the job that this one retries: it is taken over."""
-    before = queries.effect(f"job:{job.retry_of}:{kind}") if job.retry_of else None
-    return before["external_id"] if before else None
+def _taken_over(delivery: Delivery) -> str | None:
+    """The status comment of the job that this one retries; it is ours before we write there."""
+    job = delivery.job
+    before = queries.effect(f"job:{job.retry_of}:status") if job and job.retry_of else None
+    if before is None or before["external_id"] is None:
+        return None
+    effects.adopt(delivery.effect, before["external_id"])
+    return str(before["external_id"])
 
 
-def put(delivery: Delivery, body: str, kind: str, owner: str, reuse: str | None = None) -> str:
+def put(delivery: Delivery, body: str, kind: str, owner: str, known: str | None) -> str:
     """Write a comment so that exactly one is there, whatever was cut off where; its id."""
-    target = delivery.target
-    sign = marker(delivery.clients.settings.secret_key, target["repository_id"], target["number"], kind, owner)
+    sign = _sign(delivery, kind, owner)
     text = f"{delivery.clients.redactor.text(body)}\n\n{sign}"
-    return delivery.in_repository(lambda repository: _converge(delivery, repository, text, reuse))
+    return delivery.in_repository(lambda repository: _converge(delivery, repository, text, sign, known))
 
 
-def _converge(delivery: Delivery, repository: str, text: str, reuse: str | None) -> str:
-    known = delivery.effect["external_id"] or reuse
+def _sign(delivery: Delivery, kind: str, owner: str) -> str:
+    target = delivery.target
+    return marker(delivery.clients.settings.secret_key, target["repository_id"], target["number"], kind, owner)
+
+
+def _converge(delivery: Delivery, repository: str, text: str, sign: str, known: str | None) -> str:
     if known:
         delivery.fence()
         if delivery.forge.edit_comment(repository, int(known), text) is not None:
-            return str(known)
-    sign = text.rsplit("\n", 1)[1]
+            return known
     found = _ours(delivery, repository, sign)
     delivery.fence()
     if found:
@@ -157,18 +183,47 @@ def _converge(delivery: Delivery, repository: str, text: str, reuse: str | None)
     return str(_only_one(delivery, repository, sign, kept))
 
 
+def only_comment(delivery: Delivery) -> str | None:
+    """The id of the comment that is left after a look for copies; None when none is there any more.
+
+    It is not made again: who deleted it meant it. A status comment that shows an older text is told once more.
+    """
+    effect, job = delivery.effect, delivery.job
+    kind = str(effect["kind"]).removeprefix("comment.")
+    sign = _sign(delivery, kind, f"job-{job.id}" if job else f"delivery-{effect['delivery_id']}")
+
+    def look(repository: str) -> Comment | None:
+        return next(iter(_without_copies(delivery, repository, sign)), None)
+
+    left = delivery.in_repository(look)
+    if left and kind == "status" and job:
+        text = f"{delivery.clients.redactor.text(_status_text(delivery, job))}\n\n{sign}"
+        if left.body != text:
+            effects.doubt(effect)
+    return str(left.id) if left else None
+
+
 def _ours(delivery: Delivery, repository: str, sign: str) -> list[Comment]:
-    """Comments by the bot that carry this marker, oldest first."""
+    """Comments by the bot that carry this marker, oldest first; not one that is known to be another thing's own.
+
+    Who may write to a repository can edit the bot's comments and put another one's marker there.
+    """
     self_id = queries.self_id()
     comments = delivery.forge.comments(repository, delivery.target["number"])
-    return sorted(
-        (one for one in comments if one.user.id == self_id and one.body.rstrip().endswith(sign)), key=lambda one: one.id
-    )
+    signed = [one for one in comments if one.user.id == self_id and one.body.rstrip().endswith(sign)]
+    others = queries.owned_by_others(delivery.effect, [str(one.id) for one in signed]) if signed else frozenset()
+    return sorted((one for one in signed if str(one.id) not in others), key=lambda one: one.id)
+
+
+def _without_copies(delivery: Delivery, repository: str, sign: str) -> list[Comment]:
+    """Delete all but the oldest; what is left of them."""
+    found = _ours(delivery, repository, sign)
+    for extra in found[1:]:
+        delivery.forge.delete_comment(repository, extra.id)
+    return found[:1]
 
 
 def _only_one(delivery: Delivery, repository: str, sign: str, kept: int) -> int:
     """Look again after the write: another worker, frozen between its look and its write, may have written too."""
-    found = _ours(delivery, repository, sign)
-    for extra in found[1:]:
-        delivery.forge.delete_comment(repository, extra.id)
-    return found[0].id if found else kept
+    left = _without_copies(delivery, repository, sign)
+    return left[0].id if left else kept

@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
+from app import breaker
 from app.context import Clients
 from app.edge import UNAVAILABLE
 from app.ledger import effects
-from app.types import Ambiguous, LostLease, MosaicError, Permanent, Transient
+from app.types import LostLease, Misconfigured, Outage, Permanent, Transient
 from jobs.herald import branches, comments
 from jobs.herald.comments import Outcome
 from jobs.herald.place import Delivery
@@ -16,6 +17,7 @@ from jobs.herald.place import Delivery
 log = logging.getLogger("mosaic.herald")
 STATUS_QUIET = 2.0  # seconds between two edits of one status comment
 BACKOFF = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+MOST_FAULTS = 10  # tries of an effect that fails by a fault of ours
 
 KINDS: dict[str, Callable[[Delivery], Outcome]] = {
     "reaction": comments.react,
@@ -30,24 +32,26 @@ KINDS: dict[str, Callable[[Delivery], Outcome]] = {
 
 
 def deliver(effect_id: int, clients: Clients) -> None:
-    """Claim an effect and carry it out. What fails for now is due again later; what is refused is kept as failed."""
+    """Claim an effect and carry it out. What fails for now is due again later; what is refused is a dead letter."""
     effect = effects.claim(effect_id, clients.worker.id)
     if effect is None:
         return
     try:
-        carry_out(effect, clients)
+        if effect["state"] == "done":
+            settle(effect, clients)
+        else:
+            carry_out(effect, clients)
     except LostLease:
         return
     except Transient as error:
         later(effect, error)
     except UNAVAILABLE as error:
-        effects.postpone(effect, BACKOFF[0], str(error))
+        effects.postpone(effect, BACKOFF[0], str(error), "database_unavailable", unsure=True)
     except Permanent as error:
-        log.warning("effect %s was refused: %s", effect["key"], error)
-        effects.fail(effect, str(error))
+        refused(effect, error)
     except Exception as error:
         log.exception("effect %s failed", effect["key"])
-        effects.postpone(effect, BACKOFF[-1], f"{type(error).__name__}: {error}")
+        _broken(effect, f"{type(error).__name__}: {error}")
 
 
 def carry_out(effect: dict[str, object], clients: Clients) -> dict[str, object]:
@@ -62,12 +66,55 @@ def carry_out(effect: dict[str, object], clients: Clients) -> dict[str, object]:
     return {**result, "external_id": external_id}
 
 
-def later(effect: dict[str, object], error: MosaicError) -> float:
-    """Postpone an effect; for how many seconds."""
+def settle(effect: dict[str, object], clients: Clients) -> None:
+    """Some time after an unclear write: remove the copies that have arrived late, and an old text over a newer one."""
+    one = Delivery(effect, clients)
+    left = branches.only_pull(one) if effect["kind"] == "pull_request" else comments.only_comment(one)
+    effects.settled(effect, left)
+
+
+def later(effect: dict[str, object], error: Transient) -> float:
+    """Postpone an effect; for how many seconds. One that has failed for too long is dead."""
     attempts = int(str(effect["attempts"]))
-    wait = getattr(error, "retry_after", None) or BACKOFF[min(attempts - 1, len(BACKOFF) - 1)]
-    if isinstance(error, Ambiguous):
-        wait = min(wait, 1.0)  # look soon whether it happened
-    log.info("effect %s is tried again in %.0f s: %s", effect["key"], wait, error)
-    effects.postpone(effect, wait, str(error))
+    pause = BACKOFF[min(attempts - 1, len(BACKOFF) - 1)]
+    if isinstance(error, Outage):
+        wait = error.retry_after or pause
+        effects.give_back(effect, wait)
+        return wait
+    if effect["state"] == "planned" and effect["kind"] not in effects.CARRIED and effects.overdue(effect):
+        effects.fail(effect, str(error), breaker.word(error))
+        return pause
+    wait = error.retry_after or pause
+    log.log(
+        logging.ERROR if isinstance(error, Misconfigured) else logging.INFO,
+        "effect %s is tried again in %.0f s: %s",
+        effect["key"],
+        wait,
+        error,
+    )
+    effects.postpone(effect, wait, str(error), breaker.word(error), unsure=_may_arrive(error))
     return float(wait)
+
+
+def _may_arrive(error: Transient) -> bool:
+    """Whether what was sent may still take effect: all but the answers that say that it was not even looked at."""
+    return error.status != 429 and not isinstance(error, Misconfigured)
+
+
+def refused(effect: dict[str, object], error: Permanent) -> None:
+    """Refused for good. A look for copies that is refused is only left out: what it looks after is told."""
+    if effect["state"] == "done":
+        log.info("effect %s cannot be looked at again: %s", effect["key"], error)
+        effects.settled(effect, None)
+        return
+    log.warning("effect %s was refused: %s", effect["key"], error)
+    effects.fail(effect, str(error), error.code)
+
+
+def _broken(effect: dict[str, object], why: str) -> None:
+    """A fault of ours: tried again, but not for ever."""
+    attempts = int(str(effect["attempts"]))
+    if attempts >= MOST_FAULTS:
+        effects.fail(effect, why, "internal_error")
+    else:
+        effects.postpone(effect, BACKOFF[min(attempts, len(BACKOFF) - 1)], why, "internal_error", unsure=True)

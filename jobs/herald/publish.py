@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from app import authority, queries
 from app.context import Context
 from app.ledger import effects
-from app.types import Done, Failed, HandBack, LostLease, Permanent, Result, Transient
+from app.pipeline import on_files, plan
+from app.types import REASONS, Done, Failed, HandBack, LostLease, Permanent, Result, Transient
 from app.voice_pr import status_description
 from jobs.herald.deliver import carry_out, later
 
 
 def publish(context: Context) -> Result:
     """Done when branch and pull request are there; nothing is pushed whose tree the gates did not judge."""
-    made = context.output_of("runner.commit")
+    made = _made(context)
+    if made is None:
+        redo = on_files(plan(context.job.pipeline, context.gates))
+        return HandBack("host_lost", "The commit is on a host that is gone; it is made once more.", 0.0, redo)
     refusal = _may_not(context, made)
     if refusal:
         return refusal
@@ -22,7 +27,8 @@ def publish(context: Context) -> Result:
         return Done(output={"shadow": True}, conclude="done")
     job = context.job
     place: dict[str, Any] = {"repository_id": job.repository_id, "repository": job.repository, "number": job.number}
-    pushed = _carry(context, f"job:{job.id}:push", "push", {**place, "branch": job.branch, "sha": made["commit"]})
+    what = {**place, "branch": job.branch, "sha": made["commit"], "tree": made["tree"]}
+    pushed = _carry(context, f"job:{job.id}:push", "push", what)
     if not isinstance(pushed, dict):
         return pushed
     _statuses(context, made["commit"], place)
@@ -38,6 +44,16 @@ def publish(context: Context) -> Result:
         },
         conclude="done",
     )
+
+
+def _made(context: Context) -> Mapping[str, Any] | None:
+    """The commit to be published. One that a lost host has made may be on the forge already; None when it is not."""
+    elsewhere = context.made_elsewhere("runner.commit")
+    if elsewhere is None:
+        return context.output_of("runner.commit")
+    git = context.clients.forge_git(context.job.repository_id, context.job.repository)
+    git.fetch()
+    return elsewhere if git.exists(elsewhere["commit"]) else None
 
 
 def _may_not(context: Context, made: Any) -> Failed | None:
@@ -56,9 +72,15 @@ def _carry(context: Context, key: str, kind: str, target: dict[str, Any]) -> dic
     effects.plan_once(key, kind, target, job_id=context.job.id)
     known = queries.effect(key)
     assert known is not None
-    if known["state"] == "done":
-        return {**known["result"], "external_id": known["external_id"]}
-    if known["state"] == "failed":
+    same = known["target"].get("sha") == target.get("sha")
+    if known["state"] == "done" and same:
+        before = {**known["result"], "external_id": known["external_id"]}
+        if kind == "push" and not _recorded(context, before["sha"]):  # a worker was lost between the push and its event
+            _record(context, kind, before, target)
+        return before
+    if not same:  # the host that made the other commit is gone; it may have pushed it with its last breath
+        target = {**target, "earlier": [*known["target"].get("earlier", ()), known["target"]["sha"]]}
+    if known["state"] == "failed" or not same:
         effects.plan(key, kind, target, job_id=context.job.id)
     effect = effects.claim(known["id"], context.clients.worker.id)
     if effect is None:
@@ -70,15 +92,21 @@ def _carry(context: Context, key: str, kind: str, target: dict[str, Any]) -> dic
     except Transient as error:
         return HandBack("forge_unavailable", str(error), later(effect, error))
     except Permanent as error:
-        effects.fail(effect, str(error))
-        return Failed("conflict" if error.code == "conflict" else "refused", str(error))
-    _record(context, kind, result)
+        effects.fail(effect, str(error), error.code)
+        return Failed(error.code if error.code in REASONS else "refused", str(error))
+    _record(context, kind, result, target)
     return result
 
 
-def _record(context: Context, kind: str, result: dict[str, Any]) -> None:
+def _recorded(context: Context, sha: str) -> bool:
+    found = queries.events(context.job.id, limit=1_000_000)
+    return any(event.kind == "git.pushed" and event.data.get("sha") == sha for event in found)
+
+
+def _record(context: Context, kind: str, result: dict[str, Any], target: dict[str, Any]) -> None:
     if kind == "push":
-        context.event("git.pushed", branch=result["branch"], sha=result["sha"], outcome=result["outcome"])
+        said = {name: result[name] for name in ("branch", "sha", "outcome")}
+        context.event("git.pushed", **said, tree=target["tree"])
     else:
         again = context.job.pull_request == result["number"]
         context.event("pr.updated" if again else "pr.opened", number=result["number"], url=result["url"])
@@ -93,7 +121,8 @@ def _statuses(context: Context, sha: str, place: dict[str, Any]) -> None:
             "sha": sha,
             "context": f"mosaic/{gate.name}",
             "url": link,
-            "state": "success" if gate.passed else ("failure" if gate.required else "warning"),
+            # Gitea counts a `warning` as a failure of the whole commit, and an optional gate is none.
+            "state": "failure" if gate.required and not gate.passed else "success",
             "description": status_description(gate),
         }
         effects.plan_once(f"job:{job.id}:status:{gate.name}:{sha[:12]}", "commit.status", target, job_id=job.id)

@@ -8,8 +8,10 @@ from app import queries
 from app.context import Context
 from app.ledger import effects
 from app.ledger.chain import transaction
-from app.types import Done, Result
+from app.types import Done, Job, Result
 from jobs.herald.deliver import deliver
+
+ONCE_AN_HOUR = ("rate_limited", "failing_repeatedly")  # refusals that must not become a flood themselves
 
 
 def report(context: Context) -> Result:
@@ -23,7 +25,7 @@ def report(context: Context) -> Result:
                 "repository": job.repository,
                 "number": job.number,
             }
-            closing = effects.plan_once(f"job:{job.id}:closing", "comment.closing", place, job_id=job.id)
+            closing = _last_word(job, place)
             planned += [closing] if closing else []
     waiting = [
         effect["id"]
@@ -34,6 +36,16 @@ def report(context: Context) -> Result:
         deliver(effect_id, context.clients)
     _record(context)
     return Done(output={"said": len(planned)})
+
+
+def _last_word(job: Job, place: dict[str, Any]) -> int | None:
+    """Plan the closing comment; who was told of the same limit within the hour gets a mere sign."""
+    if job.reason in ONCE_AN_HOUR and queries.told_lately(job):
+        trigger = job.trigger
+        commented = trigger.object_id if trigger.kind == "comment" else None
+        target = {**place, "comment_id": commented, "content": "confused"}
+        return effects.plan_once(f"job:{job.id}:declined", "reaction", target, job_id=job.id)
+    return effects.plan_once(f"job:{job.id}:closing", "comment.closing", place, job_id=job.id)
 
 
 def _record(context: Context) -> None:

@@ -7,14 +7,16 @@ from dataclasses import asdict
 
 from app import authority, quality_rails, queries
 from app.authority import Authority
+from app.budget import daily_left
 from app.clients.git import Git
 from app.clients.gitea import GiteaClient
 from app.clients.gitea_types import Repository
 from app.context import Clients, Context
 from app.ledger import jobs
 from app.rules import RULES_FILES, Rules, effective, parse_rules, stricter
-from app.types import ConfigInvalid, Done, Failed, GateSpec, MosaicError, Result, Trigger
+from app.types import ConfigInvalid, Done, Failed, GateSpec, Job, MosaicError, Result
 from jobs.runner.branch import Branch, choose_branch
+from jobs.runner.breakers import tripped
 from jobs.runner.evidence import verify
 
 log = logging.getLogger("mosaic.runner")
@@ -61,28 +63,25 @@ def _admit(context: Context) -> Result:
         who = Authority("operator", "admin", job.trigger.actor, job.trigger.actor_id)
     _early(who)
     again = job.retry_of is not None
-    why_not = verify(forge, repository.full_name, job.trigger, queries.self_id(), again=again)
+    polled = job.metadata.get("found") == "poll"
+    why_not = verify(forge, repository.full_name, job.trigger, queries.self_id(), again=again, polled=polled)
     if why_not:
         raise Refuse(why_not, code="not_found")
     git, base = _base(context, repository)
     rules = _rules(context, git, base, repository.full_name)
     decision = authority.judge(context, rules, who)
     if who.source != "operator":
-        _within(decision.allowed, decision.why, rules, job.requester_id, job.trigger)
+        _within(decision.allowed, decision.why, rules, job, base)
     _affordable(context, rules)
     gates = _gates(context, git, base, rules, repository.full_name)
     branch = choose_branch(context, forge, repository, rules.bot.branch_prefix)
     jobs.remember_repository(
         repository.id, repository.full_name, repository.default_branch, repository.private, rules.bot.trigger_label
     )
+    judged_by = {"base": base, "rules_sha256": rules.sha256, "gates_sha256": quality_rails.gates_hash(gates)}
+    context.event("guard.allowed", what="admission", **judged_by)  # so that no row can say otherwise later
     return Done(
-        output={
-            "authority": who.as_json(),
-            "gates": [gate.name for gate in gates],
-            "gates_sha256": quality_rails.gates_hash(gates),
-            "base": base,
-            "rules_sha256": rules.sha256,
-        },
+        output={"authority": who.as_json(), "gates": [gate.name for gate in gates], **judged_by},
         facts=_facts(repository, base, branch, rules, gates, who),
     )
 
@@ -107,7 +106,7 @@ def _served(context: Context, forge: GiteaClient) -> Repository:
     """The repository as it is today, by id: names change."""
     repository = forge.repository_by_id(context.job.repository_id)
     if repository is None:
-        raise Refuse("The repository is not visible to the bot.", code="not_served")
+        raise Refuse("The repository is gone, or Mosaic's account may not see it.", code="forge_forbidden")
     if not context.clients.server.serves(repository.full_name):
         raise Refuse(f"{repository.full_name} is not on the server's list.", code="not_served")
     if repository.archived:
@@ -154,27 +153,22 @@ def _rules(context: Context, git: Git, base: str, repository: str) -> Rules:
     return stricter(Rules.from_json(before), rules) if before else rules
 
 
-def _within(allowed: bool, why: str, rules: Rules, requester_id: int, trigger: Trigger) -> None:
+def _within(allowed: bool, why: str, rules: Rules, job: Job, base: str) -> None:
     if not rules.bot.enabled:
         raise Refuse("Mosaic is switched off for this repository (`[bot] enabled = false`).", code="refused")
     if not allowed:
         raise Refuse(why, code="refused")
-    if trigger.kind == "assigned" and not rules.bot.trigger_on_assign:
+    if job.trigger.kind == "assigned" and not rules.bot.trigger_on_assign:
         raise Refuse("This repository does not start jobs by assignment.", code="refused")
-    if queries.recent_requests(requester_id) > rules.limits.per_user_hour:
-        raise Refuse(
-            f"More than {rules.limits.per_user_hour} requests within an hour (`limits.per_user_hour`).", code="refused"
-        )
+    breaker = tripped(job, rules.limits, base)
+    if breaker:
+        raise Refuse(breaker[1], code=breaker[0])
 
 
 def _affordable(context: Context, rules: Rules) -> None:
-    """The daily budgets of the repository and of the server, over the last 24 hours."""
-    for name, limit, scope in (
-        ("limits.daily_cost_usd", rules.limits.daily_cost_usd, context.job.repository_id),
-        ("budget.daily", context.clients.server.budget.daily, None),
-    ):
-        if limit is not None and queries.spent_today(scope) >= limit:
-            raise Refuse(f"The budget of {limit:g} USD a day (`{name}`) is used up.", code="budget_exhausted")
+    used_up = daily_left(context, rules)[1]
+    if used_up:
+        raise Refuse(used_up, code="daily_budget_exhausted")
 
 
 def _gates(context: Context, git: Git, base: str, rules: Rules, repository: str) -> tuple[GateSpec, ...]:

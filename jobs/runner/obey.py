@@ -1,4 +1,4 @@
-"""runner.obey: control commands act now: status, cancel, retry, why, help. One delivery in, one reply out."""
+"""runner.obey: control commands act now: status, cancel, retry, continue, pause, … One delivery in, one reply out."""
 
 from __future__ import annotations
 
@@ -6,20 +6,27 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
-from app import authority, queries, stitcher, voice
+from app import authority, queries, stitcher, voice, waiting
 from app.commands import LATER_VERBS
 from app.context import Clients
 from app.edge import UNAVAILABLE
 from app.guard_rails import may
 from app.ledger import effects, inbox
 from app.ledger.chain import transaction
+from app.queries import SavedWork
 from app.queue import ring
 from app.types import Command, DidYouMean, Job, Permanent, Pool, Transient, Trigger, Verb
 from jobs.runner.evidence import verify
 
 log = logging.getLogger("mosaic.runner")
 
-NEEDS_WRITE = frozenset({Verb.CANCEL, Verb.RETRY})
+NEEDS = {
+    Verb.CANCEL: "write",
+    Verb.RETRY: "write",
+    Verb.CONTINUE: "write",
+    Verb.PAUSE: "admin",
+    Verb.RESUME: "admin",
+}
 _RETRY_SECONDS = 10.0
 _MOST_TRIES = 10  # of a command that fails by a fault of ours
 
@@ -96,7 +103,7 @@ def _checked(row: dict[str, Any], clients: Clients) -> tuple[Asked, str]:
     repository = forge.repository_by_id(trigger.repository_id)
     if repository is None or not clients.server.serves(repository.full_name):
         return nobody, "the repository is not served"
-    why_not = verify(forge, repository.full_name, trigger, queries.self_id())
+    why_not = verify(forge, repository.full_name, trigger, queries.self_id(), polled=row["via"] == "poll")
     if why_not:
         return nobody, why_not
     known = authority.ask(clients, repository.full_name, trigger.actor_id, trigger.actor, trigger.permission)
@@ -108,19 +115,26 @@ def _act(asked: Asked, command: Command | DidYouMean) -> str:
         return voice.did_you_mean([command], asked.bot)
     if command.verb in LATER_VERBS:
         return voice.not_yet(command.verb, asked.bot)
-    if command.verb in NEEDS_WRITE and not may(asked.permission):
-        return voice.refusal("refused", f"`{command.verb}` needs write permission on this repository.", asked.bot)
+    needed = NEEDS.get(command.verb)
+    if needed and not may(asked.permission, needed):
+        return voice.refusal("refused", f"`{command.verb}` needs {needed} permission on this repository.", asked.bot)
     match command.verb:
         case Verb.HELP:
             return voice.help_text(asked.bot)
         case Verb.STATUS:
-            return voice.status_reply(_jobs(asked, command), asked.base_url, asked.bot)
+            jobs = _jobs(asked, command)
+            waits = queries.waiting_of([job.id for job in jobs])
+            return voice.status_reply(jobs, asked.base_url, asked.bot, waits=waits)
         case Verb.WHY:
             return _why(asked, command)
         case Verb.CANCEL:
             return _cancel(asked, command)
         case Verb.RETRY:
             return _retry(asked, command)
+        case Verb.CONTINUE:
+            return _continue(asked, command)
+        case Verb.PAUSE | Verb.RESUME:
+            return _pause(asked, command.verb is Verb.PAUSE)
         case _:
             return voice.help_text(asked.bot)
 
@@ -139,7 +153,8 @@ def _why(asked: Asked, command: Command) -> str:
     if not jobs:
         return voice.status_reply((), asked.base_url, asked.bot)
     job = jobs[0]
-    return voice.why_reply(job, queries.events(job.id)[-10:], f"{asked.base_url}/jobs/{job.id}", asked.bot)
+    link, waiting = f"{asked.base_url}/jobs/{job.id}", queries.waiting_for(job.id)
+    return voice.why_reply(job, queries.events(job.id)[-10:], link, asked.bot, waiting=waiting)
 
 
 def _cancel(asked: Asked, command: Command) -> str:
@@ -152,24 +167,60 @@ def _cancel(asked: Asked, command: Command) -> str:
 
 
 def _retry(asked: Asked, command: Command) -> str:
-    jobs = _jobs(asked, command)
-    job = jobs[0] if command.job and jobs else next((one for one in jobs if _repeatable(one, asked)), None)
-    new = None
-    if job is not None and job.status.terminal:
-        new_id = stitcher.retry(
-            job,
-            actor=asked.actor,
-            actor_id=asked.trigger.actor_id,
-            login=asked.login,
-            key=str(asked.delivery_id),
-            permission=asked.trigger.permission,
-        )
-        new = queries.job(new_id) if new_id else None
+    job = _to_repeat(asked, command)
+    new = _again(asked, job) if job is not None and job.status.terminal else None
     return voice.retry_reply(job, new, asked.bot)
 
 
+def _continue(asked: Asked, command: Command) -> str:
+    job = _to_repeat(asked, command)
+    saved = queries.saved_work(job.id) if job is not None and job.status.terminal else None
+    if job is None or saved is None:
+        return voice.continue_reply(job, bot=asked.bot)
+    if not queries.host_alive(saved.host):
+        return voice.continue_reply(job, gone=saved.host, bot=asked.bot)
+    new = _again(asked, job, saved, command.text)
+    return voice.continue_reply(job, new, files=saved.files, bot=asked.bot)
+
+
+def _to_repeat(asked: Asked, command: Command) -> Job | None:
+    jobs = _jobs(asked, command)
+    return jobs[0] if command.job and jobs else next((one for one in jobs if _repeatable(one, asked)), None)
+
+
+def _again(asked: Asked, job: Job, saved: SavedWork | None = None, added: str = "") -> Job | None:
+    """A new job for an ended one, with the authority of whoever asks now."""
+    trigger = asked.trigger
+    new = stitcher.retry(
+        job,
+        actor=asked.actor,
+        actor_id=trigger.actor_id,
+        login=asked.login,
+        key=str(asked.delivery_id),
+        permission=trigger.permission,
+        at=trigger.at,
+        until_comment=trigger.object_id if trigger.kind == "comment" else None,
+        saved=saved,
+        added=added,
+    )
+    return queries.job(new) if new else None
+
+
+def _pause(asked: Asked, pausing: bool) -> str:
+    """Of this repository. A pause that the operator made, here or of everything, only the operator ends."""
+    home, name = asked.trigger.repository_id, asked.trigger.repository
+    if pausing:
+        return voice.pause_reply(name, True, stitcher.pause(home, name, asked.actor), bot=asked.bot)
+    own = queries.open_pause(home)
+    operators = own if own and own["actor"].startswith("cli:") else None
+    changed = operators is None and stitcher.resume(home, asked.actor)
+    held = operators or queries.open_pause(None)
+    elsewhere = waiting.paused(held["actor"], held["at"], None).sentence if held else ""
+    return voice.pause_reply(name, False, changed, elsewhere=elsewhere, bot=asked.bot)
+
+
 def _repeatable(job: Job, asked: Asked) -> bool:
-    """Whether a bare `retry` may mean this job: one that was admitted, or their own.
+    """Whether a bare `retry` or `continue` may mean this job: one that was admitted, or their own.
 
     Else a stranger's refused request, slipped in as the newest, would run with the authority of who retries.
     """

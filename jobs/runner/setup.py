@@ -37,6 +37,7 @@ def setup(context: Context) -> Result:
     cache = context.paths.setup_cache(key)
     with _only_one(context, cache):
         if (cache / "complete").exists():
+            os.utime(cache)  # the daily tidying keeps what was used lately
             return Done(output={"cache": key, "reused": True})
         return _fill(context, git, cache, key)
 

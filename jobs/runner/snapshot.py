@@ -15,6 +15,7 @@ from app.gitea_events import text_hash
 from app.guard_rails import allowed_actor
 from app.ledger import jobs
 from app.types import Done, Result
+from jobs.runner.mirror import with_base
 
 MAX_COMMENTS = 50
 MAX_PEOPLE = 100  # of whom the forge is asked
@@ -66,12 +67,17 @@ def _comments(context: Context, body: dict[str, Any]) -> None:
     assert job.number is not None
     asked = _moment(trigger.at)
     may, self_id = _trusted(context), queries.self_id()
+    last = job.metadata.get("until_comment")  # of a retry: what was written up to it counts
+    if last is None and job.retry_of is None and trigger.kind == "comment":
+        last = trigger.object_id
     for comment in context.forge.comments(job.repository, job.number):
         if trigger.kind == "comment" and comment.id == trigger.object_id:
             continue  # the request itself: the agent gets it as the task
         if comment.user.id == self_id:
             continue  # what Mosaic said may quote what a gate printed: it instructs nobody
-        why = _why_not(comment, asked, trigger.object_id if trigger.kind == "comment" else None)
+        if comment.id == last:
+            continue  # the command that repeats the job
+        why = _why_not(comment, asked, last)
         if not why and len(body["comments"]) >= MAX_COMMENTS:
             why = f"more than {MAX_COMMENTS} comments"
         if not why and not may(comment.user.id, comment.user.login):
@@ -125,5 +131,5 @@ def _moment(text: str) -> datetime | None:
 def _rules_text(context: Context) -> str:
     """The repository's own instructions for agents, from the default branch."""
     job = context.job
-    raw = context.clients.git(job.repository_id).read(job.base_sha or "", context.rules.agent.instructions, _MAX_TEXT)
+    raw = with_base(context).read(job.base_sha or "", context.rules.agent.instructions, _MAX_TEXT)
     return raw.decode("utf-8", "replace") if raw else ""

@@ -17,31 +17,31 @@ from app.prompts import summary
 from app.rules import AGENT_FILES
 from app.types import Done, Failed, Result
 from app.voice import commit_message
+from jobs.runner.begun import changed_paths, continues, start_of
+from jobs.runner.mirror import with_base
 
-_BOT_EMAIL = "mosaic@noreply.invalid"
+BOT = ("Mosaic", "mosaic@noreply.invalid")
 
 
 def checkout(context: Context) -> Result:
-    """A fresh worktree at a path of its own, from the job's last commit, or the branch, or the base."""
+    """A fresh worktree at a path of its own, from the job's last commit, or saved work, or the branch, or the base."""
     job = context.job
-    git = context.clients.forge_git(job.repository_id, job.repository)
-    last = context.output_of("runner.commit")
+    git = with_base(context)
+    begun = continues(context)
     start = context.output_of("runner.checkout").get("start")
     if start is None:
-        start = _start(context, git)
+        start = start_of(context, git, begun) if begun else _start(context, git)
         if start is None:
             return Failed("conflict", f"`{job.branch}` holds commits that are not Mosaic's.")
         git.keep(start, f"refs/mosaic/job-{job.id}/start")
+    source = context.output_of("runner.commit").get("commit") or (begun.sha if begun else start)
     fence = context.row["fence"]
     path = context.paths.worktree(job.id, fence)
     _empty(path)
     context.paths.index(job.id, fence).parent.mkdir(parents=True, exist_ok=True)
-    excluded = git.checkout(
-        last.get("commit") or start, path, exclude=hidden_paths(context), index=context.paths.index(job.id, fence)
-    )
-    return Done(
-        output={"fence": fence, "start": start, "from": last.get("commit") or start, "excluded": list(excluded)[:50]}
-    )
+    excluded = git.checkout(source, path, exclude=hidden_paths(context), index=context.paths.index(job.id, fence))
+    output = {"fence": fence, "start": start, "from": source, "excluded": list(excluded)[:50]}
+    return Done(output={**output, "begun": changed_paths(git, begun)} if begun else output)
 
 
 def hidden_paths(context: Context) -> tuple[str, ...]:
@@ -83,8 +83,8 @@ def commit(context: Context) -> Result:
             noreply=noreply,
             skip_ci=context.rules.bot.ci != "run",
         ),
-        ("Mosaic", _BOT_EMAIL),
-        ("Mosaic", _BOT_EMAIL),
+        BOT,
+        BOT,
         job.created_at,
         exclude=hidden_paths(context),
     )

@@ -20,7 +20,10 @@ HELP = """| Command | What it does |
 | `@{bot} status [job]` | What runs here, and how far it is. |
 | `@{bot} cancel [job]` | Stop the job; nothing that is already pushed is touched. |
 | `@{bot} retry [job]` | Start a job that ended once more, on the same branch and pull request. |
-| `@{bot} why [job]` | Why a job ended: reason, cause, what to do next, and its last events. |
+| `@{bot} continue [job] [text]` | Go on from the work that was kept of a job that was stopped; the text adds to the request. |
+| `@{bot} why [job]` | Why a job waits or ended: reason, cause, what to do next, and its last events. |
+| `@{bot} pause` | Let no new job start in this repository; for its administrators. |
+| `@{bot} resume` | Let jobs start again. |
 | `@{bot} help` | This table. |
 
 One command per line. Anything else that is addressed to me is taken as a task. Mentions in code, quotes and links are ignored."""  # noqa: E501
@@ -33,6 +36,8 @@ LATER = "`@{bot} {verb}` is not available in this version of Mosaic. Nothing was
 NO_JOB = "There is no job here. Start one with `@{bot} fix`."
 NO_OPEN_JOB = "There is no open job here to cancel. Name one: `@{bot} cancel <job>`."
 NO_ENDED_JOB = "There is no ended job here to retry. Start one with `@{bot} fix`."
+NO_KEPT_JOB = "There is no ended job here to continue. Start one with `@{bot} fix`."
+KEPT = "1 file changed so far is kept. `@{bot} continue` goes on from there.\n\n"
 NEEDS_WRITE = """Not started: The request was not allowed. (`refused`)
 
 **Next:** Ask someone with write permission on the repository to make the request.
@@ -42,7 +47,7 @@ CANCELLED = """@{who} Mosaic was stopped: Someone asked to stop the job. (`cance
 
 **Next:** `@{bot} retry` starts it again.
 
-Took <time>{spent} · {job}"""
+{kept}Took <time>{spent} · {job}"""
 WHY = """[Job {id}]({base}/jobs/{id}): The agent finished without changing a file. (`nothing_to_do`)
 
 **Next:** Say more precisely what should change and mention Mosaic again.
@@ -72,14 +77,15 @@ def answers(story: Story, number: int, *lines: str) -> list[str]:
 
 def test_every_command_without_a_job_is_answered(story: Story) -> None:
     bot, number = story.town.bot.login, story.issue()
-    later = ("plan", "ask why?", "review", "continue", "approve deadbeef go on", "deny", "verbose", "quiet", "config",
-             "answer yes", "link", "ci", "pause", "resume")  # fmt: skip
+    later = ("plan", "ask why?", "review", "approve deadbeef go on", "deny", "verbose", "quiet", "config",
+             "answer yes", "link", "ci")  # fmt: skip
     expected = {
         "help": HELP,
         "status": NO_JOB,
         "why": NO_JOB,
         "cancel": NO_OPEN_JOB,
         "retry": NO_ENDED_JOB,
+        "continue": NO_KEPT_JOB,
         "cancle": DID_YOU_MEAN.format(line="cancle", form="cancel", bot="{bot}"),
         "retry the upload when it fails": DID_YOU_MEAN.format(
             line="retry the upload when it fails", form="retry", bot="{bot}"
@@ -153,7 +159,7 @@ def test_cancel_ends_the_agent_s_turn(town: Town) -> None:
     [answer] = [text for text in story.said(number) if text.startswith("Stopping")]
     same(answer, f"Stopping job {job['id']}. Its status comment says when it has stopped.")
     words = {"who": town.alice.login, "bot": bot, "job": link(town.mosaic.url, job)}
-    same(story.said(number)[-1], CANCELLED.format(spent="<anything>", **words))
+    same(story.said(number)[-1], CANCELLED.format(spent="<anything>", kept="", **words))
     status = story.said(number)[0]
     assert status.startswith(f"**The request of `{town.alice.login}` was cancelled after ")
     assert "- ⏹️ Implementation\n" in status and story.pulls() == []
@@ -179,7 +185,7 @@ def test_cancel_ends_the_whole_tree_of_a_gate(town: Town) -> None:
     [gate] = [step for step in town.mosaic.steps(job["id"]) if step["name"] == "inspector.gate.test"]
     assert gate["status"] == "cancelled"
     words = {"who": town.alice.login, "bot": town.bot.login, "job": link(town.mosaic.url, job)}
-    same(story.said(number)[-1], CANCELLED.format(spent=" · <spent>", **words))
+    same(story.said(number)[-1], CANCELLED.format(spent=" · <spent>", kept=KEPT.format(**words), **words))
     assert story.pulls() == [] and set(town.forge.branches(story.repo)) == {"main"}
 
 

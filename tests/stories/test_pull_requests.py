@@ -33,6 +33,8 @@ CONFLICT = """@{who} Mosaic stopped: The branch holds commits that Mosaic did no
 Took <time> · {job}"""  # noqa: E501
 QUEUED = """**The request of `{who}` is queued, position 1** — [live view]({base}/jobs/{job}) · job {job}
 
+Waits: The branch mosaic/issue-1 is busy with job {first}.
+
 - ✅ Request checked
 - ⏳ Context gathered
 - ⏳ Worktree prepared
@@ -150,6 +152,7 @@ def test_a_request_while_a_job_works_waits_for_its_end_and_goes_on_from_there(st
     [queued] = story.heard(number, lambda text: text.startswith("**The request of"), timeout=120.0)
     first, second = story.jobs()
     words = {"who": town.bob.login, "bot": town.bot.login, "base": town.mosaic.url, "job": second["id"]}
+    words["first"] = first["id"]
     same(queued, QUEUED.format(**words))
     assert (first["status"], second["status"]) == ("running", "queued")
     pause.go_on()

@@ -24,6 +24,11 @@ REFUSED = {
     "cause": "The request was not allowed.",
     "next": "Ask someone with write permission on the repository to make the request.",
 }
+LIMITED = {
+    "reason": "rate_limited",
+    "cause": "There were more requests than the limits allow.",
+    "next": "Ask again at the time that is named below, or have the limit raised that is named there.",
+}
 NOT_FOUND = {
     "reason": "not_found",
     "cause": "The text that asked for this job no longer exists or has changed.",
@@ -36,6 +41,8 @@ POLICY = """@{who} Mosaic stopped: The change touched something that the policy 
 
 - `.gitea/workflows/x.yml`: protected by `/.gitea/**` (`protected_path`)
 - `tox.ini`: protected by `tox.ini` (`protected_path`)
+
+<anything> files changed so far are kept. `@{bot} continue` goes on from there.
 
 Took <time> · <spent> · {job}"""
 
@@ -148,11 +155,20 @@ def test_more_requests_in_an_hour_than_the_repository_allows(town: Town) -> None
     first, _ = asked(story, by=carol, text="fix [[script:nothing]]")
     assert story.nth(first, 1)["reason"] == "nothing_to_do"
     second, _ = asked(story, by=carol)
-    assert story.nth(second, 1)["reason"] == "refused"
+    assert story.nth(second, 1)["reason"] == "rate_limited"
     story.settled()
     [refusal] = story.said(second)
-    why = "More than 1 requests within an hour (`limits.per_user_hour`)."
-    same(refusal, NOT_STARTED.format(who=carol.login, why=why, **REFUSED))
+    why = (
+        "More than 1 requests of one person within an hour (`limits.per_user_hour`). "
+        "It is possible again at <anything> UTC."
+    )
+    same(refusal, NOT_STARTED.format(who=carol.login, why=why, **LIMITED))
+    third, comment = asked(story, by=carol)
+    assert story.nth(third, 1)["reason"] == "rate_limited"
+    story.settled()
+    assert story.said(third) == [], "who was told within the hour gets a sign, not a second comment"
+    signs = {content for _, content in town.forge.reactions(story.repo, third, comment["id"])}
+    assert signs == {"eyes", "confused"}
 
 
 def test_a_request_that_is_gone_or_changed_when_it_is_looked_at(town: Town, by_post: Story, box: Mailbox) -> None:
@@ -169,7 +185,7 @@ def test_a_request_that_is_gone_or_changed_when_it_is_looked_at(town: Town, by_p
     for letter in letters:
         assert letter.hand(town.webhook).status_code == 202
     whys = {
-        gone: "The comment is gone, or it is a reply inside a review thread, which cannot be read again.",
+        gone: "The comment is gone.",
         changed: "The comment was changed after the request; only the text as it was asked counts.",
         reworded: "The issue was changed after the request; only the text as it was asked counts.",
     }
@@ -284,5 +300,5 @@ def test_a_protected_path_sends_the_agent_back_and_then_ends_the_job(town: Town)
     steps = [step for step in town.mosaic.steps(job["id"]) if step["name"] == "inspector.gate.test"]
     assert [step["status"] for step in steps] == ["skipped", "skipped"]  # no gate runs on what the policy refuses
     stubborn.settled()
-    words = {"who": town.alice.login, "job": link(town.mosaic.url, job)}
+    words = {"who": town.alice.login, "bot": town.bot.login, "job": link(town.mosaic.url, job)}
     same(stubborn.said(numbers[stubborn])[-1], POLICY.format(**words))

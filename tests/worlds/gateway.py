@@ -46,6 +46,7 @@ class Action:
 
 
 Item = Frame | Action
+Play = Callable[[Frame], Iterable[Item]]  # what a turn does, made for the session that it belongs to
 DROP, AWAIT_ABORT, BINARY = Action("drop"), Action("await_abort"), Action("binary")
 
 
@@ -110,7 +111,7 @@ class FakeGateway:
     version: str = VERSION
     granted: tuple[str, ...] = SCOPES
     greeting: str = "challenge"  # challenge | mute (no handshake) | silent (no challenge) | http | garbage | close
-    play: Sequence[Item] = field(default_factory=lambda: turn("write"))
+    play: Sequence[Item] | Play = field(default_factory=lambda: turn("write"))
     mode: str = ""  # permission mode that sessions get, whatever was asked
     keeps_running: int = 0  # how many aborts find a run that was resumed by the gateway itself
     interrupted: int = 0  # how many looks find a turn that a restart interrupted and that is about to be resumed
@@ -306,15 +307,18 @@ class _Line:
 
     def _play(self, number: str, params: dict[str, Any]) -> None:
         """Send the items of the turn, with this run's names in place of the recorded ones."""
+        session = self._gateway.sessions[params["sessionKey"]]
+        play = self._gateway.play
         try:
-            for item in self._gateway.play:
+            for item in play(session) if callable(play) else play:
                 if isinstance(item, Action):
                     self._act(item)
                 elif item.get("event") != "session.message" or params["sessionKey"] in self._subscribed:
                     self.send(_named(item, number, params))
-            self._gateway.sessions[params["sessionKey"]]["status"] = "done"
         except (OSError, ProtocolError):
             pass  # the client went away, or an action ended the connection
+        finally:
+            session["status"] = "done"
 
     def _act(self, action: Action) -> None:
         if action.name == "drop":

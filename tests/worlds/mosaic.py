@@ -46,6 +46,7 @@ class Mosaic:
         max_agents: int = 2,
         extra: Mapping[str, str] | None = None,
     ) -> None:
+        self.root = ROOT  # where the code is that runs
         self.data, self.port, self.engine_port = data, port or free_port(), free_port()
         self.secret = secret or secrets.token_hex(24)
         self.url = f"http://127.0.0.1:{self.port}"
@@ -84,13 +85,19 @@ class Mosaic:
             }
         self.env |= dict(extra or {})
 
+    @property
+    def host(self) -> str:
+        """The name of this data directory among several on one database; "" before its first start."""
+        file = self.data / "var" / "host"
+        return file.read_text().strip() if file.exists() else ""
+
     # ------------------------------------------------------------ life
 
     def start(self, say: Callable[[str], None] = lambda _: None) -> Mosaic:
         log = self.log_path.open("ab")
         self.process = subprocess.Popen(
             [sys.executable, "-m", "app", "serve"],
-            cwd=ROOT,
+            cwd=self.root,
             env=self.env,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -116,7 +123,8 @@ class Mosaic:
         return False
 
     def _consumers_ready(self) -> bool:
-        pools = {row["pool"] for row in self.sql("select distinct pool from workers where ended_at is null")}
+        mine = self.sql("select distinct pool from workers where ended_at is null and host = %s", self.host)
+        pools = {row["pool"] for row in mine}
         return pools >= {"control", "agents", "gates"} and bool(self.sql("select 1 as yes from users where is_self"))
 
     def stop(self) -> None:
@@ -174,7 +182,7 @@ class Mosaic:
         """Rows as the runtime role sees them; [] while the database is away."""
         try:
             with psycopg.connect(
-                Cluster(self.data / "var").app_url, row_factory=dict_row, connect_timeout=5
+                self.env.get("MOSAIC_DATABASE_URL") or Cluster(self.data / "var").app_url, row_factory=dict_row, connect_timeout=5
             ) as connection:
                 return connection.execute(statement, params).fetchall()  # type: ignore[arg-type]
         except (psycopg.OperationalError, psycopg.errors.UndefinedTable, OSError):

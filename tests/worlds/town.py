@@ -20,14 +20,27 @@ from tests.worlds.model import ScriptedModel
 from tests.worlds.mosaic import Mosaic
 
 EVENTS = ("issues", "issue_assign", "issue_label", "issue_comment", "pull_request_comment", "pull_request")
-# Only repositories named calc-… are served; people of a story may ask as often as the story needs.
+# Only repositories named calc-… are served; people of a story may ask as often as the story needs. What a story keeps
+# from the webhook is not found by looking meanwhile: that has stories of its own.
 CONFIG = """repositories = ["*/calc-*"]
 
 [defaults.limits]
 per_user_hour = 10000
+per_issue_day = 10000
+per_repository_hour = 100000
+per_repository_day = 1000000
+failures_in_a_row = 10000
 
 [ceilings.limits]
 per_user_hour = 10000
+per_issue_day = 10000
+per_repository_hour = 100000
+per_repository_day = 1000000
+failures_in_a_row = 10000
+
+[reconcile]
+seconds = 3600
+notification_seconds = 3600
 """
 PAUSE_LIMIT = 300.0  # seconds
 RULES = 'version = 1\n[[gates]]\nname = "test"\ntype = "test"\ncommand = "python3 -m unittest -v"\n'

@@ -59,6 +59,16 @@ def list_of_repo(call: Call) -> Reply:
     return call.page(found, lambda c: call.world.shapes.comment(c, call.user), link=False)
 
 
+@route("GET", "/repos/{owner}/{repo}/issues/{number:int}/timeline", scope="issue", need="read")
+def timeline(call: Call, number: int) -> Reply:
+    """Comments and what was done, but no line comments; all of it unless a page is asked for. Unknown issue: 500."""
+    issue = call.repo.issues.get(number)
+    if issue is None:
+        raise ApiError(500, "issue does not exist")
+    found = in_window(call, call.world.state.comments_of(issue, "plain", "review", "system"))
+    return Reply(200, [call.world.shapes.happening(one, call.user) for one in found])
+
+
 def find_comment(call: Call, id: int) -> s.Comment:
     comment = call.world.state.comments.get(id)
     if comment is None or comment.repo_id != call.repo.id:

@@ -55,6 +55,9 @@ def create(call: Call) -> Reply:
         issue.labels = label_ids(call, list(call.body.get("labels") or []))
         issue.milestone = call.body.get("milestone") or None
     call.repo.issues[issue.number] = issue
+    call.world.note_labels(issue, call.me, [], issue.labels)
+    for user_id in issue.assignees:
+        call.world.note_assignee(issue, call.me, user_id, False)
     call.world.events.opened(issue, call.me)
     announce(call, issue)
     return Reply(201, call.world.shapes.issue(issue, call.me))
@@ -135,7 +138,7 @@ def _edit_text(call: Call, issue: s.Issue) -> None:
         issue.updated = s.now()
         issue.content_version += key == "body"
         if key == "title":
-            call.world.note(issue, call.me, f"changed title from {old} to {new}")
+            call.world.note(issue, call.me, f"changed title from {old} to {new}", event="change_title")
         call.world.events.thread(issue, call.me, "", "edited", "author", changes={key: {"from": old}})
 
 
@@ -202,7 +205,7 @@ def assign(call: Call, issue: s.Issue, ids: list[int]) -> None:
         gone = user_id in issue.assignees
         issue.assignees = [n for n in issue.assignees if n != user_id] if gone else [*issue.assignees, user_id]
         issue.updated = s.now()
-        call.world.note(issue, call.me, "unassigned" if gone else "assigned")
+        call.world.note_assignee(issue, call.me, user_id, gone)
         call.world.events.thread(issue, call.me, "assign", "unassigned" if gone else "assigned", "sender")
     call.world.notify(issue, call.me, set())
 

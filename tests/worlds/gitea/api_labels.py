@@ -37,8 +37,8 @@ def issue_labels(call: Call, number: int) -> Reply:
 
 
 def _set_labels(call: Call, issue: s.Issue, ids: list[int], action: str = "label_updated") -> None:
+    call.world.note_labels(issue, call.me, issue.labels, ids)
     issue.labels, issue.updated = ids, s.now()
-    call.world.note(issue, call.me, "changed labels")
     call.world.events.labels(issue, call.me, action)
 
 

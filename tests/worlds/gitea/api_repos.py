@@ -54,6 +54,18 @@ def _copy_default_hooks(state: s.State, repo: s.Repo) -> None:
         state.hooks[number] = replace(hook, id=number, level="repository", owner=repo.id, events=set(hook.events))
 
 
+@route("GET", "/user/repos", scope="user repository")
+def list_own(call: Call) -> Reply:
+    """What the caller owns, works on as a collaborator, or reaches through a team; public ones of others are not."""
+    state, me = call.world.state, call.me
+    found = [
+        repo
+        for repo in state.repos.values()
+        if me.id in {repo.owner_id, *repo.collaborators, *state.user(repo.owner_id).members}
+    ]
+    return call.page(found, lambda r: call.world.shapes.repo(r, call.world.shapes.rights(me, r), me))
+
+
 @route("POST", "/user/repos", scope="user repository")
 def create_own(call: Call) -> Reply:
     return _create(call, call.me)

@@ -49,6 +49,7 @@ def knobs(gitea: PracticeGitea) -> dict[str, Knob]:
         "fault": fault,
         "rate_limit": rate_limit,
         "clear_faults": world.faults.clear,
+        "faults_hit": lambda: world.faults.hit,
         "version": version,
         "allowed_hosts": allowed_hosts,
         "down": gitea.down,

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 class Fault:
     """What happens to the next `times` requests whose method and path match.
 
-    kind: status (answered without reaching the API), stall (waits `seconds`, then goes on), cut_before (the
-    connection ends, nothing was done), cut_after (everything was done, then the connection ends without an answer).
+    kind: status (answered without reaching the API), status_after (everything was done, then this answer), stall
+    (waits `seconds`, then goes on), cut_before (the connection ends, nothing was done), cut_after (everything was
+    done, then the connection ends without an answer), cut_body (the same, in the middle of the answer's body).
     """
 
     method: str
@@ -35,11 +36,12 @@ class Fault:
 class Faults:
     """The rules in force, oldest first."""
 
-    KINDS = frozenset({"status", "stall", "cut_before", "cut_after"})
+    KINDS = frozenset({"status", "status_after", "stall", "cut_before", "cut_after", "cut_body"})
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._rules: list[Fault] = []
+        self.hit = 0  # requests that were hit so far
 
     def add(self, fault: Fault) -> None:
         if fault.kind not in self.KINDS:
@@ -59,6 +61,7 @@ class Faults:
             for rule in self._rules:
                 if rule.matches(method, path):
                     rule.hits += 1
+                    self.hit += 1
                     if rule.hits >= rule.times:
                         self._rules.remove(rule)
                     return rule

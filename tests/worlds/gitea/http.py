@@ -70,7 +70,11 @@ class ApiError(Exception):
 
 
 class Cut(Exception):
-    """The connection ends here, without an answer."""
+    """The connection ends here: without an answer, or in the middle of this one."""
+
+    def __init__(self, reply: Reply | None = None) -> None:
+        super().__init__("cut")
+        self.reply = reply
 
 
 @dataclass

@@ -258,6 +258,21 @@ class Shapes:
             "updated_at": self.time(comment.updated),
         }
 
+    def happening(self, comment: s.Comment, viewer: s.User | None = None) -> Json:
+        """A line of the timeline. Of a label, the body is "1" when it was put on and empty when it was taken off."""
+        repo = self.state.repos[comment.repo_id]
+        label = repo.labels.get(comment.about) if comment.event == "label" else None
+        who = self.state.users.get(comment.about) if comment.event == "assignees" else None
+        body = ("" if comment.removed else "1") if comment.event == "label" else comment.body
+        return {
+            **self.comment(comment, viewer),
+            "type": comment.event or {"plain": "comment", "review": "review"}.get(comment.kind, comment.body),
+            "body": "" if comment.event == "assignees" else body,
+            "label": self.label(repo, label) if label else None,
+            "assignee": self.user(who, viewer) if who else None,
+            "removed_assignee": comment.event == "assignees" and comment.removed,
+        }
+
     # ------------------------------------------------------------ notifications
 
     def notification(self, note: s.Notification, viewer: s.User) -> Json:

@@ -69,13 +69,15 @@ class Handler(BaseHTTPRequestHandler):
     def _serve(self) -> None:
         try:
             reply = self.server.gitea.answer(self._read(), self.server.is_control)
-        except Cut:
+        except Cut as cut:
+            if cut.reply:
+                self._write(cut.reply, half=True)
             self.close_connection = True
             self.connection.shutdown(socket.SHUT_RDWR)
             return
         self._write(reply)
 
-    def _write(self, reply: Reply) -> None:
+    def _write(self, reply: Reply, half: bool = False) -> None:
         body = b"" if reply.status in NO_BODY else reply.body()
         headers = dict(reply.headers)
         headers.setdefault("Content-Type", "application/json;charset=utf-8")
@@ -87,7 +89,7 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(body)
+            self.wfile.write(body[: len(body) // 2] if half else body)
 
     do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = do_HEAD = _serve
 
@@ -186,6 +188,8 @@ class PracticeGitea:
         self.world.requests.append(row)
         fault = self.world.faults.take(request.method, request.path)
         reply, user = self._hit(fault) or self._route(request)
+        if fault and fault.kind == "status_after":
+            reply = self._said(fault)
         row |= {
             "user": user.login if user else None,
             "status": reply.status,
@@ -194,18 +198,24 @@ class PracticeGitea:
         if self._is_down or (fault and fault.kind == "cut_after"):
             row["status"] = None
             raise Cut
+        if fault and fault.kind == "cut_body":
+            raise Cut(reply)
         return reply
 
     def _hit(self, fault: Fault | None) -> tuple[Reply, User | None] | None:
         """What a knob answers in the place of the forge, if it does."""
-        if fault is None or fault.kind == "cut_after":
+        if fault is None or fault.kind in {"cut_after", "cut_body", "status_after"}:
             return None
         if fault.kind == "cut_before":
             raise Cut
         if fault.kind == "stall":
             self.world.stopping.wait(fault.seconds)
             return None
-        return Reply(fault.status, {"message": fault.message, "url": ""}, headers=dict(fault.headers)), None
+        return self._said(fault), None
+
+    @staticmethod
+    def _said(fault: Fault) -> Reply:
+        return Reply(fault.status, {"message": fault.message, "url": ""}, headers=dict(fault.headers))
 
     def _route(self, request: Request) -> tuple[Reply, User | None]:
         if request.raw_path.startswith(f"{API}/"):

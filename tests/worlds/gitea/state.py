@@ -115,6 +115,9 @@ class Comment:
     line: int = 0
     old_line: int = 0
     commit_id: str = ""
+    event: str = ""  # of a system comment: what the timeline calls it
+    about: int = 0  # … and the id of the label, or of who was assigned
+    removed: bool = False
     created: int = field(default_factory=now)
     updated: int = field(default_factory=now)
 

@@ -142,9 +142,18 @@ class World:
 
     # ------------------------------------------------------------ things that several calls do
 
-    def note(self, issue: s.Issue, doer: s.User, text: str) -> s.Comment:
+    def note(self, issue: s.Issue, doer: s.User, text: str, **fields: Any) -> s.Comment:
         """A line of the timeline: takes a comment id, but is no text comment."""
-        return self.add_comment(issue, doer, text, "system")
+        return self.add_comment(issue, doer, text, "system", **fields)
+
+    def note_labels(self, issue: s.Issue, doer: s.User, before: list[int], after: list[int]) -> None:
+        """One line for each label that came or went."""
+        for label in [n for n in before if n not in after] + [n for n in after if n not in before]:
+            self.note(issue, doer, "changed labels", event="label", about=label, removed=label in before)
+
+    def note_assignee(self, issue: s.Issue, doer: s.User, user_id: int, gone: bool) -> None:
+        text = "unassigned" if gone else "assigned"
+        self.note(issue, doer, text, event="assignees", about=user_id, removed=gone)
 
     def add_comment(self, issue: s.Issue, doer: s.User, body: str, kind: str, **fields: Any) -> s.Comment:
         number = self.state.next_id("comment")

@@ -1,0 +1,5 @@
+-- The first anchor of the events above, signed with a key that is not kept. Its snapshot lies beyond the transactions
+-- of whatever server this is loaded into, as after a restore.
+
+insert into audit_anchors (seq, at, body, hash, key, signature, max_id, low_xid, high_xid) values
+(1, '2026-11-22 18:30:00+00', '{"at":"2026-11-22T18:30:00.000000Z","events":96,"heads":[[1,43,"06f4f837c8c56a5175641ed03625c693b519787f026e71a80df52046ffffb889"],[2,16,"1e5372629a4db16904df720fc59a33819912ed3477201bbb9cf213905757c42d"],[3,14,"e3e3e4a2eda2284cb7b1b74c98957535c15649e6e586873591f8dd5219752a2e"],[4,12,"35cca79fcc20239f5035701762d90dc18dd25b5029e23fa90d6ab2b90c02e524"],[5,4,"38e97c7cf4bedef5ce657b7e457604020a145eda0417f2df65bda73df05f5f83"],[6,7,"3e8e8a5971ba8a4e03f468e278f131d2f3cfae1cd43441e8e198dffd57734cbb"]],"max_id":96,"prev":"","seq":1,"snapshot":"900000000:900000000:"}', '9462aa22f4f84794b2ff67bbf4a2ef8fcaea686ef52056536b3b3c7cae4031f0', '3a5c8a06fd6bc7c0bbd5eefa76254db07e4416d3740895b30d38613e3ae5f32b', '593be142e217ad65f6892b2b33200a413a53dc128a5e899c066ac19c1bf8ecae088ec19c93cdfe5fac582e4b588d369ef411e1a4aed221e4cb44f58cfaa4420a', 96, '900000000', '900000000');
