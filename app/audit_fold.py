@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from app.audit_invariants import Report, Violation
-from app.audit_stored import StoredJob, StoredStep
+from app.audit_stored import Seen, StoredJob, StoredStep
 from app.ledger.jobs import MOVES
 from app.ledger.steps import MAX_CRASHES
 from app.pipeline import PIPELINES
@@ -32,19 +31,6 @@ _ENDED = frozenset({"completed", "failed", "cancelled", "skipped"})
 _FINAL = frozenset({JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED})
 
 
-@dataclass(slots=True)
-class Seen:
-    """What the events have said of one step so far."""
-
-    status: str = "pending"
-    fence: int = 0
-    known: bool = True  # whether `fence` is known: its event still has its body
-    crashes: int = 0
-    faults: int = 0
-    worker: int | None = None
-    lost: bool = False
-
-
 class Fold:
     """The events of one job in order, then `close`. Everything that does not fit goes to `report`."""
 
@@ -56,6 +42,7 @@ class Fold:
         self.fence = 0
         self.steps: dict[str, Seen] = {}
         self.running: set[str] = set()
+        self.ended_at: dict[str, int] = {}  # name of a step → the event by which one of that name ended last
         self.gates: dict[str, tuple[bool, str]] = {}
         self.gate_events: dict[str, tuple[bool, str | None, int | None]] = {}
         self.allowed: bool | None = None
@@ -116,9 +103,10 @@ class Fold:
         elif seen.status == "running":
             self.wrong("step_status", f"{step} was claimed while it ran", step=step)
         self._fence_grows(step, seen, data, strictly=True)
-        seen.status, seen.worker, seen.lost = "running", (data or {}).get("worker"), False
         if stored is not None:
             self._in_order(step, stored)
+            self._redone(step, stored, seen.lost_at)
+        seen.status, seen.worker, seen.lost_at = "running", (data or {}).get("worker"), 0
         self.running.add(step)
 
     def _fence_grows(self, step: str, seen: Seen, data: Mapping[str, Any] | None, *, strictly: bool) -> None:
@@ -151,7 +139,7 @@ class Fold:
 
     def _ended(self, kind: str, actor: str, step: str, data: Mapping[str, Any] | None) -> None:
         seen = self._of(step)
-        given_up = seen.lost and kind == "step.failed" and (data is None or data.get("reason") == "crashed")
+        given_up = seen.lost_at and kind == "step.failed" and (data is None or data.get("reason") == "crashed")
         if seen.status in _ENDED:
             self.wrong("done_once", f"{step} ended twice: {seen.status}, then {kind}", step=step)
         elif seen.status != "running" and not given_up:
@@ -162,16 +150,13 @@ class Fold:
             )
         seen.status = _STEP_ENDS[kind]
         self.running.discard(step)
-        stored = self.job.steps.get(step)
-        if stored is not None and kind == "step.completed" and not stored.cleanup:
-            self._had_been_redone(step, stored)
+        self.ended_at[step.partition("@")[0]] = self.seq
 
-    def _had_been_redone(self, step: str, stored: StoredStep) -> None:
-        """What was laid again because this step was lost half-way has run before it is done."""
-        for key, other in self.job.steps.items():
-            again = other.attempt > 1 and other.round <= stored.round and other.name in _REDO.get(stored.name, ())
-            if again and self._open(key):
-                self.wrong("order", f"{step} was done before {key}, which was to run again first", step=step, open=key)
+    def _redone(self, step: str, stored: StoredStep, lost_at: int) -> None:
+        """What has to run again before a step that was lost half-way has done so before it begins again."""
+        for name in _REDO.get(stored.name, ()) if lost_at else ():
+            if self.ended_at.get(name, 0) < lost_at and any(other.name == name for other in self.job.steps.values()):
+                self.wrong("order", f"{step} began again before {name} had run again", step=step, open=name)
 
     def _skipped(self, kind: str, actor: str, step: str, data: Mapping[str, Any] | None) -> None:
         seen = self._of(step)
@@ -194,7 +179,7 @@ class Fold:
         if seen.status != "running":
             self.wrong("step_status", f"the worker of {step} was lost although it did not run", step=step)
         self._fence_grows(step, seen, data, strictly=True)
-        seen.status, seen.crashes, seen.worker, seen.lost = "pending", seen.crashes + 1, None, True
+        seen.status, seen.crashes, seen.worker, seen.lost_at = "pending", seen.crashes + 1, None, self.seq
         self.running.discard(step)
 
     # ------------------------------------------------------------ gates, rights, pushes
@@ -249,7 +234,7 @@ class Fold:
         job = self.job
         if self.status is None or self.status.value != job.status:
             self.wrong("job_status", f"the events say {self.status}; the row says {job.status}", status=job.status)
-        if self.status in _FINAL and _status_of(job.reason) is not self.status:
+        if self.status in _FINAL and (job.reason not in REASONS or REASONS[str(job.reason)].status is not self.status):
             self.wrong("terminal", f"the reason {job.reason} does not fit the status {job.status}", reason=job.reason)
         if self.fence != job.fence and all(seen.known for seen in self.steps.values()):
             self.wrong("fence", f"the last fence is {self.fence}; the row says {job.fence}", fence=job.fence)
@@ -287,11 +272,6 @@ class Fold:
                 )
             elif said[0] != stored[0] or (said[1] is not None and said[1:] != stored[1:]):
                 self.wrong("receipts", f"the receipt of {key} says {stored}; its event says {said}", step=key)
-
-
-def _status_of(reason: str | None) -> JobStatus | None:
-    known = REASONS.get(reason or "")
-    return known.status if known else None
 
 
 _UNSEEN = Seen()

@@ -1,4 +1,4 @@
-"""What is stored of a job, as far as its events speak of it: the side with which the fold compares."""
+"""What is stored of a job, and what its events say of a step: the two sides that the fold compares."""
 
 from __future__ import annotations
 
@@ -55,6 +55,19 @@ class StoredJob:
     admission_recorded: bool
     steps: dict[str, StoredStep] = field(default_factory=dict)
     receipts: dict[str, tuple[bool, str, int | None]] = field(default_factory=dict)  # step → passed, tree, exit code
+
+
+@dataclass(slots=True)
+class Seen:
+    """What the events have said of one step so far."""
+
+    status: str = "pending"
+    fence: int = 0
+    known: bool = True  # whether `fence` is known: its event still has its body
+    crashes: int = 0
+    faults: int = 0
+    worker: int | None = None
+    lost_at: int = 0  # the event by which its worker was lost; 0 = it is not to begin again
 
 
 def stored(connection: Connection, low: int, high: int) -> dict[int, StoredJob]:

@@ -12,6 +12,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
+from itertools import dropwhile
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,8 @@ class Witness:
             return
         with self.file.open(encoding="utf-8", errors="replace") as lines:
             for number, line in enumerate(lines, 1):
-                yield _read(line, number)
+                if line.endswith("\n"):  # the last one may be half-written
+                    yield _read(line, number)
 
     def last(self) -> Anchor | None:
         """The newest anchor of the file, found from its end."""
@@ -118,11 +120,11 @@ class Witness:
             return None
         with self.file.open("rb") as file:
             size, want, tail = file.seek(0, os.SEEK_END), 65536, b""
-            while size and tail.rstrip(b"\n").count(b"\n") == 0 and len(tail) < size:
+            while size and tail.count(b"\n") < 2 and len(tail) < size:
                 want = min(size, want * 4)
                 file.seek(size - want)
-                tail = file.read()
-        line = tail.rstrip(b"\n").rpartition(b"\n")[2]
+                tail = file.read(want)
+        line = tail.rpartition(b"\n")[0].rpartition(b"\n")[2]
         return _read(line.decode("utf-8", "replace"), -1) if line else None
 
     def follow(self, newer: Iterable[Anchor]) -> int:
@@ -133,11 +135,12 @@ class Witness:
         self.file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with open(os.open(self.file, os.O_RDONLY | os.O_CREAT, 0o600)) as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
+            _drop_half_line(self.file)
             return _append(self.file, map(_write, self._fitting(newer)))
 
     def _fitting(self, newer: Iterable[Anchor]) -> Iterator[Anchor]:
         last, trusted = self.last(), self.trusted()
-        rest = iter(newer)
+        rest = dropwhile(lambda one: last is not None and one.seq < last.seq, newer)  # another process was faster
         if last is not None and next(rest, None) != last:
             raise WitnessError(f"Anchor {last.seq} of {self.file} is not in the table, or another one is in its place.")
         seq, digest = (last.seq, last.hash) if last else (0, "")
@@ -160,6 +163,22 @@ def _read(line: str, number: int) -> Anchor:
 
 def _write(anchor: Anchor) -> str:
     return json.dumps(asdict(anchor), separators=(",", ":"))
+
+
+def _drop_half_line(path: Path) -> None:
+    """What a crash or a full disk left of a line: it never counted, and nothing may be written behind it."""
+    with path.open("rb+") as file:
+        end = at = file.seek(0, os.SEEK_END)
+        while at:
+            start = max(0, at - 65536)
+            file.seek(start)
+            found = file.read(at - start).rfind(b"\n")
+            if found >= 0:
+                at = start + found + 1
+                break
+            at = start
+        if at < end:
+            file.truncate(at)
 
 
 def _append(path: Path, lines: Iterable[str]) -> int:

@@ -8,13 +8,14 @@ what exists nowhere else. Not in it: mirrors (they are fetched again), worktrees
 
 from __future__ import annotations
 
+import getpass
 import os
 import shutil
 import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -48,10 +49,11 @@ def backup(settings: Settings, target: Path) -> dict[str, Any]:
     """Write a backup while everything goes on; its manifest. Raises MosaicError and leaves no half file."""
     if target.exists():
         raise MosaicError(f"{target} is there already. Name another file.", code="exists")
+    _require_writable(target.parent)
     with _staging(settings.data_dir) as staging:
+        _keep_files(settings, staging)  # before the dump: no anchor of the file may be missing in the table
         with serve.database(settings) as (owner, _, _cluster):
             database = _dump(settings, owner, staging / "database.dump")
-        _keep_files(settings, staging)
         repositories = _keep_refs(Paths(settings.data_dir), staging / "git")
         return pack(
             staging,
@@ -71,9 +73,20 @@ def backup(settings: Settings, target: Path) -> dict[str, Any]:
 @contextmanager
 def _staging(data_dir: Path) -> Iterator[Path]:
     """A private directory on the disk of the data, gone at the end."""
-    data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="backup-", dir=data_dir) as name:
+    with suppress(OSError):
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _require_writable(data_dir)
+    with tempfile.TemporaryDirectory(prefix=".backup-", dir=data_dir) as name:
         yield Path(name)
+
+
+def _require_writable(folder: Path) -> None:
+    if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
+        raise MosaicError(
+            f"{folder} is no directory that {getpass.getuser()} may write. Make it, with that account as its owner, "
+            "and give the same command again.",
+            code="unwritable",
+        )
 
 
 def _dump(settings: Settings, url: str, into: Path) -> dict[str, Any]:

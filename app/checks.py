@@ -34,7 +34,8 @@ class Check:
 
 
 def migrations() -> Check:
-    missing = [name for name in schema.names() if name not in queries.applied_migrations()]
+    applied = queries.applied_migrations()
+    missing = [name for name in schema.names() if name not in applied]
     if missing:
         return Check("migrations", FAIL, f"Not applied: {', '.join(missing)}.", "Run `mosaic migrate`.")
     return Check("migrations", OK, f"{len(schema.names())} applied.")

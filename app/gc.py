@@ -115,7 +115,7 @@ class Collector:
 
     def _leftovers(self) -> Freed:
         """Half-made things of killed processes: old enough that nobody still makes them."""
-        halves = [path for path in self.paths.data.glob("backup-*") if path.is_dir()]
+        halves = [path for path in self.paths.data.glob(".backup-*") if path.is_dir()]
         halves += (self.paths.data / "mirrors").glob(".*.git-*")
         return self._drop("leftovers of killed processes", (path for path in halves if self._old(path, 1)))
 

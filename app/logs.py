@@ -43,7 +43,7 @@ class Lines(logging.Formatter):
         record.about = "".join(f"{name}={value} " for name, value in subject.items())
         line = self._redactor.text(super().format(record))
         if self._shape == "text":
-            return line
+            return line.replace("\n", "\n    ")  # only a line of its own begins with a time
         fields = {
             "at": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname,
@@ -68,12 +68,12 @@ def configure(settings: Settings) -> None:
 
 
 def enveloped(process: bytes, line: bytes) -> bytes:
-    """A child's line as a JSON object: as it is when it is one, else as the message of one."""
+    """A child's line as a JSON object: as it is when it is one of that process's own, else as the message of one."""
     if line.startswith(b"{") and line.endswith(b"}"):
         try:
-            json.loads(line)
-            return line
-        except ValueError:
+            if json.loads(line).get("process") == process.decode():
+                return line
+        except (ValueError, RecursionError):  # what a child prints may be anybody's text, nested without end
             pass
     fields = {
         "at": datetime.now(UTC).isoformat(timespec="milliseconds"),

@@ -24,9 +24,8 @@ from typing import IO, BinaryIO
 
 from app.types import MosaicError
 
-BACKOFF_FIRST = 0.1  # seconds before the first restart; doubles up to BACKOFF_LAST
-BACKOFF_LAST = 10.0
-SETTLED = 30.0  # a child that lived so long starts again with BACKOFF_FIRST
+# Seconds: before the first restart, doubling up to the last; a child that lived so long starts again with the first.
+BACKOFF_FIRST, BACKOFF_LAST, SETTLED = 0.1, 10.0, 30.0
 LINE_LIMIT = 64 * 1024  # bytes of one line of output; longer ones are broken
 _CONTROLS = bytes({*range(32), 127} - {9})  # a child may print what an agent wrote: it must not drive the terminal
 _COLOURS = (36, 33, 35, 32, 34, 31)
@@ -82,8 +81,7 @@ class Supervisor:
         self._own = _prefix("mosaic", width, None)
         self._selector = selectors.DefaultSelector()
         self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        self._stops = 0
-        self._code = 0
+        self._stops = self._code = 0
 
     def run(self) -> int:
         """Start all, supervise until a stop is asked for, stop all.

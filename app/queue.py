@@ -71,6 +71,9 @@ def doorbell(
         read_timeout=3,
         application_name=session or f"mosaic-{pool.value}",
         options=f"-c synchronous_commit=off {KEEPALIVE}",
+        keepalives_idle=10,  # who only listens would not notice for hours that the server's machine is gone
+        keepalives_interval=5,
+        keepalives_count=3,
     )
 
 

@@ -72,6 +72,7 @@ LONG = frozenset(
         "test_effects",
         "test_receiver",
         "test_audit",
+        "test_audit_remote",
         "test_deploy",
         "test_logs",
         "test_doctor",

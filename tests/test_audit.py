@@ -21,7 +21,7 @@ from app.audit_invariants import INVARIANTS
 from app.audit_keeper import keep
 from app.audit_witness import Key, Witness, WitnessError
 from app.blame import blame, told
-from app.ledger import effects, steps
+from app.ledger import anchors, effects, steps
 from app.ledger.chain import entry, link
 from app.ledger.redactions import erase
 from app.models import execute, fetch, fetch_one
@@ -482,6 +482,19 @@ def test_a_story_that_cannot_be_is_named(database: str, invariant: str, story: C
     assert invariant in {one.invariant for one in violations(database)}
 
 
+def test_a_lost_step_that_begins_again_too_early_is_named(database: str) -> None:
+    job, me = spine.submit(), spine.worker()
+    row = claimed(job, "weaver.implement", me)
+    execute("update job_steps set lease_until = clock_timestamp() - interval '1 minute' where status = 'running'")
+    stitcher.sweep()
+    execute("delete from job_steps where name in ('runner.checkout', 'runner.setup') and status = 'pending'")
+    execute("update job_steps set ready_at = now(), rung_at = null where id = %s", row["id"])
+    assert steps.claim(row["id"], me, "here") is not None
+    assert [one.detail for one in violations(database) if one.invariant == "order"] == [
+        f"weaver.implement@1.1 began again before {name} had run again" for name in ("runner.checkout", "runner.setup")
+    ]
+
+
 @pytest.mark.parametrize(
     ("invariant", "change"),
     [
@@ -583,7 +596,7 @@ def test_only_one_anchors_at_a_time_and_not_too_often(world: World) -> None:
         job.event("job.retried", by=99)
     assert keep(KEY, world.witness, not_within=3600.0) is None
     with psycopg.connect(world.url) as busy:
-        busy.execute("select pg_advisory_xact_lock(%s, 1)", (0x6D6F7361,))
+        busy.execute("select pg_advisory_xact_lock(%s)", (anchors._ANCHOR,))
         assert world.anchor() is None
     assert world.anchor() == 4
 
@@ -599,6 +612,29 @@ def test_a_second_host_fills_its_own_file(world: World, tmp_path: Path) -> None:
     assert verify(world.url, witness=second.file.parent).violations == []  # it is filled up once a minute
     keep(KEY, second)
     assert second.file.read_bytes() == world.witness.file.read_bytes()
+
+
+def test_two_processes_of_a_host_fill_the_same_file(world: World) -> None:
+    """Whoever looked at the end of the file before the other wrote finds its anchors there, which is no contradiction."""
+    last = world.witness.last()
+    assert last is not None
+    with entry(world.other) as job:
+        job.event("job.retried", by=99)
+    assert world.anchor() == 4
+    assert world.witness.follow(queries.anchors(last.seq)) == 0
+    with pytest.raises(WitnessError):
+        world.witness.follow(queries.anchors(5))
+
+
+def test_a_half_written_line_never_counted(world: World) -> None:
+    whole = world.witness.file.read_bytes()
+    world.witness.file.write_bytes(whole[:-40])  # a crash, or a full disk
+    assert [one.seq for one in world.witness.anchors()] == [1, 2] and world.found() == set()
+    assert keep(KEY, world.witness) is None and world.witness.file.read_bytes() == whole
+    world.witness.file.write_bytes(whole[:30])
+    assert world.witness.last() is None
+    keep(KEY, world.witness)
+    assert world.witness.file.read_bytes() == whole
 
 
 def test_a_file_that_stays_behind_is_named(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

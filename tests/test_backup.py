@@ -121,7 +121,7 @@ def test_the_file_is_private_and_holds_no_password_of_the_database(original: Ori
         "git/1.bundle",
     } <= names
     assert not any(name.startswith("keys/postgres-") for name in names)
-    assert list(original.settings.data_dir.glob("backup-*")) == []
+    assert list(original.settings.data_dir.glob(".backup-*")) == []
 
 
 def test_all_comes_back_and_the_running_step_goes_on(original: Original, tmp_path: Path) -> None:
@@ -170,6 +170,25 @@ def test_it_comes_back_into_a_server_of_ones_own(original: Original, cluster: Cl
             admin.execute("drop database restored with (force)")
 
 
+def test_what_happens_during_the_dump_does_not_put_the_witness_ahead_of_the_table(
+    original: Original, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dump, file = backup._dump, original.settings.data_dir / "audit" / "anchors.jsonl"
+
+    def slow(*arguments: Any) -> dict[str, Any]:
+        made = dump(*arguments)
+        file.write_text(before + '{"seq": 2}\n')  # the keeper adds an anchor that the dump has not
+        return made
+
+    before = file.read_text()
+    monkeypatch.setattr(backup, "_dump", slow)
+    backup.backup(original.settings, tmp_path / "other.tar.gz")
+    with tarfile.open(tmp_path / "other.tar.gz") as tar:
+        reader = tar.extractfile("audit/anchors.jsonl")
+        assert reader and reader.read().decode() == before
+    file.write_text(before)
+
+
 # ---------------------------------------------------------------- what is refused
 
 
@@ -186,6 +205,15 @@ def test_no_backup_is_written_over_another_file(original: Original, tmp_path: Pa
     with pytest.raises(MosaicError) as error:
         backup.backup(original.settings, there)
     assert error.value.code == "exists" and there.read_text() == "mine"
+
+
+def test_a_place_that_cannot_be_written_is_said_before_any_work(original: Original, tmp_path: Path) -> None:
+    with pytest.raises(MosaicError, match=r"is no directory that .* may write") as error:
+        backup.backup(original.settings, tmp_path / "missing" / "backup.tar.gz")
+    assert error.value.code == "unwritable"
+    (tmp_path / "file").touch()
+    with pytest.raises(MosaicError, match=r"is no directory that .* may write"):
+        backup.restore(settings_of(tmp_path / "file" / "var"), original.file)
 
 
 def test_damage_is_seen_before_anything_is_put_back(original: Original, tmp_path: Path) -> None:

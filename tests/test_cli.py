@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import getpass
 import os
 import re
 import socket
@@ -285,7 +286,7 @@ def test_kept_work_is_listed_and_continued(home: Home) -> None:
     new = queries.jobs(limit=1)[0]
     assert ran.stdout == f"Job {new.id} goes on from what job {job} had done (2 files changed).\n", ran.stderr
     assert (new.retry_of, new.requester_id, new.metadata["continues"]["sha"]) == (job, 7, "c" * 40)
-    assert new.metadata["added"] == [{"by": "alice", "text": "use the other API"}]
+    assert new.metadata["added"] == [{"by": f"cli:{getpass.getuser()}", "text": "use the other API"}]
     failed(home.mosaic("continue", str(new.id)), "not_finished")
     spine.work(new.id, spine.worker(), {"runner.admit": lambda _: Failed("refused", "no")})
 

@@ -249,6 +249,14 @@ def test_a_pause_holds_the_queue_and_nothing_else(scope: int | None) -> None:
     assert kept == {"actor": "gitea:alice", "ended_by": "gitea:bob", "over": True}
 
 
+def test_the_operators_pause_takes_the_place_of_a_persons() -> None:
+    assert stitcher.pause(1, "acme/calc", "gitea:alice") and stitcher.pause(1, "acme/calc", "cli:root")
+    assert not stitcher.pause(1, "acme/calc", "gitea:bob") and not stitcher.pause(1, "acme/calc", "cli:root")
+    assert queries.open_pause(1)["actor"] == "cli:root"  # type: ignore[index]
+    [first, _] = fetch("select actor, ended_by from pauses order by id")
+    assert first == {"actor": "gitea:alice", "ended_by": "cli:root"}
+
+
 def test_the_pause_of_everything_and_of_a_repository_are_two() -> None:
     assert pauses.pause(None, "", "cli:root") and pauses.pause(1, "acme/calc", "gitea:alice")
     job = queued()

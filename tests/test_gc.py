@@ -162,12 +162,14 @@ def test_old_output_and_bodies_go_and_the_ledger_stays(paths: Paths) -> None:
 
 
 def test_leftovers_of_killed_processes_go(paths: Paths) -> None:
-    old, fresh = place(paths.data / "backup-old"), place(paths.data / "backup-fresh")
+    old, fresh = place(paths.data / ".backup-old"), place(paths.data / ".backup-fresh")
+    operators = aged(place(paths.data / "backup-2026"), 400)
     half = place(paths.data / "mirrors" / ".7.git-abc")
     aged(old, 2)
     aged(half, 2)
     assert collected(paths)["leftovers of killed processes"].count == 2
     assert not old.exists() and not half.exists() and fresh.exists()
+    assert operators.exists(), "whoever keeps backups here loses none"
 
 
 # ---------------------------------------------------------------- once a day

@@ -62,18 +62,32 @@ def test_no_secret_passes(shape: str) -> None:
 
 
 def test_what_is_not_json_is_put_into_an_object() -> None:
-    assert enveloped(b"web", b'{"a": 1}') == b'{"a": 1}'
-    for odd in (b"plain", b"{not json}", b"\xff\xfe", b""):
+    own = b'{"process": "web", "a": 1}'
+    assert enveloped(b"web", own) == own
+    nested = b'{"a":' + b"[" * 20_000 + b"}"
+    for odd in (b"plain", b"{not json}", b"\xff\xfe", b"", nested):
         found = json.loads(enveloped(b"postgres", odd))
         assert (found["process"], found["message"]) == ("postgres", odd.decode("utf-8", "replace"))
 
 
+def test_a_child_cannot_speak_for_another() -> None:
+    """The engine prints words of models and strangers."""
+    for forged in (b'{"process":"control","job":1,"message":"x"}', b'{"job":1}'):
+        found = json.loads(enveloped(b"engine", forged))
+        assert (found["process"], found["message"], "job" in found) == ("engine", forged.decode(), False)
+
+
+def test_a_message_of_several_lines_forges_no_line() -> None:
+    first, *more = line("text", "git said: no\n2026-01-01 00:00:00,000 INFO mosaic.x: job=1 all is well").splitlines()
+    assert first.endswith("git said: no") and all(one.startswith("    ") for one in more)
+
+
 def test_the_supervisor_writes_nothing_but_objects_when_asked() -> None:
     output = io.BytesIO()
-    child = Child("odd", ["sh", "-c", "echo plain; echo '{\"own\": 1}'; exit 3"], restart=False)
+    child = Child("odd", ["sh", "-c", 'echo plain; echo \'{"process": "odd", "own": 1}\'; exit 3'], restart=False)
     assert Supervisor([child], output=output, shape=enveloped).run() == 3
     found = [json.loads(text) for text in output.getvalue().splitlines()]
-    assert found[1] == {"own": 1} and found[0]["process"] == "odd"
+    assert found[1] == {"process": "odd", "own": 1} and found[0]["process"] == "odd"
     assert {each.get("process") for each in found[2:]} == {"mosaic"}
 
 
@@ -98,10 +112,11 @@ def test_gunicorn_speaks_json_too(tmp_path: Path) -> None:
             text=True,
         ) as process:
             assert process.stdout
-            lines = []
+            texts = []
             for text in process.stdout:
-                lines.append(json.loads(text))
-                if "Booting worker" in text and sum("Booting worker" in each["message"] for each in lines) == 2:
+                texts.append(text)
+                if "Booting worker" in text and sum("Booting worker" in each for each in texts) == 2:
                     os.kill(process.pid, signal.SIGTERM)
+    lines = [json.loads(text) for text in texts]
     assert process.returncode == 0
     assert {each["process"] for each in lines} == {"web"} and {each["logger"] for each in lines} >= {"gunicorn.error"}

@@ -388,3 +388,19 @@ def test_a_data_directory_gets_one_name_though_three_processes_ask_at_once(tmp_p
     assert sorted(path.name for path in tmp_path.iterdir()) == ["host"]
     assert Paths(tmp_path).host_id() != Paths(tmp_path.parent).host_id()
     (tmp_path.parent / "host").unlink()
+
+
+def test_who_was_frozen_while_it_sent_statements_holds_no_lock_for_ever(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the middle of a pipeline a session counts as active: the server's limit for idle transactions skips it."""
+    monkeypatch.setattr(workers, "FROZEN_SECONDS", 0.5)
+    job = spine.submit()
+    limit = "-c idle_in_transaction_session_timeout=300"
+    frozen = psycopg.connect(database, autocommit=True, application_name="mosaic-frozen", options=limit)
+    with pytest.raises(psycopg.OperationalError), frozen.pipeline():
+        frozen.cursor().execute("begin", ())
+        frozen.cursor().execute("select 1 from runner_jobs where id = %s for update", (job,))
+        for_free = "select 1 as yes from runner_jobs where id = %s for update skip locked"
+        until(lambda: not fetch(for_free, job), "the lock")
+        until(lambda: stitcher.sweep() or fetch(for_free, job), "the end of who is frozen")

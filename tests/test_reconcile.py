@@ -37,6 +37,7 @@ from app.models import execute, fetch
 from app.rules import ServerConfig
 from app.stitcher.intake import take
 from jobs.runner.evidence import verify
+from jobs.runner import lookout as look_out_module
 from jobs.runner.lookout import Lookout
 from jobs.runner.reconcile import Reconciler, Stopped
 from jobs.runner.windows import read_window
@@ -879,6 +880,27 @@ def test_one_repository_that_always_fails_does_not_hold_up_the_others(scene: Sce
             until(lambda seen=seen: queries.reconcile_state().failures != seen or made(), "a failure")
             execute("update reconciler set retry_at = null")
         until(made, "the other repository", 60)
+    assert [job.repository for job in queries.jobs()] == [good]
+
+
+@pytest.mark.parametrize("broken", ["issues", "notifications", "/user/repos"])
+def test_what_always_fails_is_waited_for_and_the_others_are_looked_at(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    """Nobody shortens the pause after a failure here: it is longer than a turn, and the round goes on after it."""
+    monkeypatch.setattr(ledger, "BACKOFF", 1.5)
+    monkeypatch.setattr(ledger, "MOST_BACKOFF", 1.5)
+    monkeypatch.setattr(look_out_module, "IDLE_SECONDS", 0.2)
+    bad, good = scene.repo("bad"), scene.repo("good")
+    scene.round()
+    path = {"issues": f"{bad}/issues", "notifications": "/notifications"}.get(broken, broken)
+    scene.forge.knob("fault", method="GET", path=path, kind="status", times=100_000, status=500)
+    scene.say(good, scene.issue(good), f"{scene.mention} fix this")
+    scene.gitea.world.state.notifications.clear()
+    execute("update reconcile_cursors set looked_at = null where repository_id in (select id from repositories "
+            "where full_name = %s)", bad)  # its turn comes first
+    with lookout(scene, seconds=2, notification_seconds=1):
+        until(made, "the other repository", 40)
     assert [job.repository for job in queries.jobs()] == [good]
 
 

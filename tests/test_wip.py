@@ -171,6 +171,19 @@ def test_the_worktree_at_the_moment_of_the_stop_is_kept(desk: Desk) -> None:
     assert desk.git.resolve(saved.ref) == saved.sha, "a fetch that prunes leaves it alone"
 
 
+def test_no_ci_runs_what_nothing_has_judged(desk: Desk) -> None:
+    """`mosaic wip push` puts it on the forge, where a workflow of the agent's would run with the forge's secrets."""
+    rules = CALC[".mosaic.toml"] + '[bot]\nci = "run"\n'  # type: ignore[operator]
+    (desk.clients.paths.data / "owner").mkdir()
+    checkout = desk.forge.clone(desk.alice.token, desk.repo, desk.clients.paths.data / "owner")
+    checkout.commit({".mosaic.toml": rules}, "CI")
+    checkout.push("main")
+    job = desk.stopped({".gitea/workflows/x.yml": "on: push\n"})
+    saved, stored = queries.saved_work(job), queries.rules(job)
+    assert saved and stored and stored["bot"]["ci"] == "run"
+    assert "[skip ci]" in desk.git._git("log", "-1", "--format=%B", saved.sha).decode()
+
+
 def test_an_untouched_worktree_is_not_worth_keeping(desk: Desk) -> None:
     job = desk.stopped({})
     assert queries.saved_work(job) is None

@@ -43,8 +43,8 @@ def cmd_restore(arguments: argparse.Namespace) -> int:
         f"{manifest['mosaic']}.\n"
         f"WARNING: the Mosaic it was taken from ({manifest['base_url']}) must be stopped before this one is started. "
         "Two of them answer every mention twice and push to the same branches.\n"
-        "Next: bring `.env` over (tokens, MOSAIC_BASE_URL, MOSAIC_CONFIG), start `mosaic serve`, then run `mosaic doctor`. "
-        "Jobs that ran when the backup was made go on by themselves."
+        "Next: bring `.env` over (tokens, MOSAIC_BASE_URL, MOSAIC_CONFIG), start `mosaic serve`, then "
+        "run `mosaic doctor`. Jobs that ran when the backup was made go on by themselves."
     )
     return 0
 

@@ -13,7 +13,7 @@ from typing import Any
 from app.ledger import chain
 from app.models import db, execute, fetch_one
 
-_ANCHOR = 0x6D6F7361, 1  # advisory lock: one process at a time adds an anchor
+_ANCHOR = 0x6D6F616E  # advisory lock: one process at a time adds an anchor
 Sign = Callable[[bytes], tuple[str, str]]  # body → (public key, signature), in hexadecimal
 
 _GROWN = """
@@ -48,7 +48,7 @@ def add(sign: Sign, *, not_within: float = 0.0) -> dict[str, Any] | None:
 
 
 def _elected() -> bool:
-    row = fetch_one("select pg_try_advisory_xact_lock(%s, %s) as ours", *_ANCHOR)
+    row = fetch_one("select pg_try_advisory_xact_lock(%s) as ours", _ANCHOR)
     return bool(row and row["ours"])
 
 

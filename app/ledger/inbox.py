@@ -10,6 +10,7 @@ from typing import Any
 from psycopg.types.json import Jsonb
 
 from app.ledger import chain
+from app.ledger.breaker import MAX_OUTAGE_HOURS
 from app.models import execute, fetch, fetch_one
 from app.types import Command, DidYouMean, Trigger
 
@@ -84,6 +85,18 @@ def postpone(delivery_id: int, seconds: float, why: str) -> None:
         why,
         seconds,
         delivery_id,
+    )
+
+
+def overdue(delivery_id: int) -> bool:
+    """Whether it has waited for as long as anything may wait for the forge."""
+    return (
+        fetch_one(
+            "select 1 as yes from deliveries where id = %s "
+            f"and received_at < clock_timestamp() - interval '{MAX_OUTAGE_HOURS} hours'",
+            delivery_id,
+        )
+        is not None
     )
 
 

@@ -30,6 +30,11 @@ def take_office(worker_id: int, lease_seconds: float) -> bool:
     return row is not None
 
 
+def in_office(worker_id: int) -> bool:
+    """Whether nobody else has looked since this worker did: it may only be waiting for the forge."""
+    return fetch_one("select 1 as yes from reconciler where worker_id = %s", worker_id) is not None
+
+
 def leave_office(worker_id: int) -> None:
     """Let the next one begin at once."""
     execute("update reconciler set worker_id = null, lease_until = null where worker_id = %s", worker_id)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from app.models import db, execute, fetch, fetch_one
+from app.models import FROZEN_SECONDS, db, execute, fetch, fetch_one
 
 LOCK_CLASS = 0x6D6F7361  # "mosa": first key of every worker's advisory lock; the second is its id
 SILENT_SECONDS = 45  # a worker says every 8 s that it lives; one that is silent for so long is frozen or cut off
@@ -85,6 +85,23 @@ def bury_dead() -> int:
         "where w.ended_at is null and w.started_at < clock_timestamp() - interval '5 seconds' "
         f"and (w.heartbeat_at < clock_timestamp() - interval '{SILENT_SECONDS} seconds' or ({GONE})) "
         "for update skip locked)"
+    )
+
+
+def end_frozen() -> int:
+    """End the sessions of processes that were frozen while they sent a pipeline; how many.
+
+    Such a session keeps its locks and counts as active, so that `idle_in_transaction_session_timeout` never sees it.
+    Its moments are of the server's own clock, and are compared with that.
+    """
+    return len(
+        fetch(
+            "select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() "
+            "and usename = current_user and left(application_name, 6) = 'mosaic' and state = 'active' "
+            "and wait_event = 'ClientRead' and xact_start is not null "
+            "and state_change < statement_timestamp() - %s * interval '1 second'",
+            FROZEN_SECONDS,
+        )
     )
 
 

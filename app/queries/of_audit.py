@@ -91,14 +91,8 @@ def anchors(connection: Connection) -> Iterator[Anchor]:
 
 def count_until(connection: Connection, max_id: int, seen: str) -> int:
     """How many of the events that this snapshot could see are there."""
-    return int(
-        _one(
-            connection,
-            "select count(*) from job_events where id <= %s and pg_visible_in_snapshot(xid, %s::pg_snapshot)",
-            max_id,
-            seen,
-        )[0]
-    )
+    sql = "select count(*) from job_events where id <= %s and pg_visible_in_snapshot(xid, %s::pg_snapshot)"
+    return int(_one(connection, sql, max_id, seen)[0])
 
 
 # ---------------------------------------------------------------- a range of jobs
@@ -269,9 +263,8 @@ def unique_indexes(connection: Connection) -> dict[str, str]:
 def triggers(connection: Connection) -> dict[tuple[str, str], tuple[str, int, str]]:
     """(table, trigger) → (enabled: O, D, R, A; its type bits; source of its function)."""
     found = connection.execute(
-        "select c.relname, t.tgname, t.tgenabled::text, t.tgtype::int, p.prosrc from pg_trigger t "
-        "join pg_class c on c.oid = t.tgrelid "
-        "join pg_proc p on p.oid = t.tgfoid where not t.tgisinternal"
+        "select tgrelid::regclass::text, tgname, tgenabled::text, tgtype::int, prosrc from pg_trigger "
+        "join pg_proc p on p.oid = tgfoid where not tgisinternal"
     )
     return {(table, name): (enabled, bits, source) for table, name, enabled, bits, source in found}
 

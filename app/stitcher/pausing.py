@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from app import queries
 from app.ledger import pauses, turns
 from app.ledger.chain import transaction
 from app.queue import ring_many
@@ -11,8 +12,11 @@ _TOLD_AT_ONCE = 200  # queued jobs whose status comment says so at once; the oth
 
 
 def pause(repository_id: int | None, repository: str, actor: str) -> bool:
-    """Let no queued job start; False when it is paused already."""
+    """Let no queued job start; False when it is paused already. The operator's takes the place of a person's."""
     with transaction():
+        held = queries.open_pause(repository_id) if actor.startswith("cli:") else None
+        if held and not held["actor"].startswith("cli:"):
+            pauses.resume(repository_id, actor)  # else whoever may resume theirs would end the operator's
         if not pauses.pause(repository_id, repository, actor):
             return False
         ring_many(Pool.CONTROL, "stitcher.tell", turns.waiting_jobs(repository_id, _TOLD_AT_ONCE))

@@ -115,7 +115,7 @@ def retry(
                 "access": job.access,
                 **({"host": saved.host} if saved else {}),  # its commit is in that host's mirror and nowhere else
             },
-            metadata=_carried(job, login, until_comment, saved, added),
+            metadata=_carried(job, actor.removeprefix("gitea:"), until_comment, saved, added),
         )
         if new is None:
             return None
@@ -124,9 +124,9 @@ def retry(
     return new.id
 
 
-def _carried(job: Job, login: str, until_comment: int | None, saved: SavedWork | None, added: str) -> dict[str, Any]:
+def _carried(job: Job, by: str, until_comment: int | None, saved: SavedWork | None, added: str) -> dict[str, Any]:
     """What the new job knows besides: instructions added so far, how far the comments count, where it goes on."""
-    known = [*job.metadata.get("added", ()), *([{"by": login, "text": added}] if added.strip() else [])]
+    known = [*job.metadata.get("added", ()), *([{"by": by, "text": added}] if added.strip() else [])]
     found: dict[str, Any] = {"added": known} if known else {}
     if until_comment is not None:
         found["until_comment"] = until_comment

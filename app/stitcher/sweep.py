@@ -41,6 +41,7 @@ class _Trouble:
 def sweep() -> None:
     """One round."""
     with slots.patience(PATIENCE_MS):
+        _each([""], lambda _: workers.end_frozen(), "the list of sessions")
         _each([""], lambda _: workers.bury_dead(), "the list of workers")
         _each(queries.lost_steps(), take_back, "lost step", free)
         _each(hosts.stranded(), hosts.move, "job of a lost host")

@@ -62,7 +62,8 @@ class Lookout:
             self._resign()
             return IDLE_SECONDS
         if not self._in_office():
-            self._queue = None  # whoever looks now goes through all of them
+            if not self._still_ours():
+                self._queue = None  # whoever looks now goes through all of them
             return IDLE_SECONDS
         try:
             pause = self._work()
@@ -79,6 +80,11 @@ class Lookout:
         self._renewed = time.monotonic()
         return held
 
+    def _still_ours(self) -> bool:
+        """While we wait for the forge, a round that has begun is kept: else its first place would always come first."""
+        with connected():
+            return ledger.in_office(self._worker.id)
+
     def _resign(self) -> None:
         with connected():
             ledger.leave_office(self._worker.id)
@@ -93,7 +99,27 @@ class Lookout:
     # ------------------------------------------------------------ work
 
     def _work(self) -> float:
-        now = time.monotonic()
+        """A list of the forge's that fails does not keep the repositories waiting, unless the forge asks us to wait."""
+        now, failed = time.monotonic(), None
+        try:
+            self._lists(now)
+        except MosaicError as error:
+            if getattr(error, "retry_after", None):
+                raise
+            failed = error
+        if self._queue is None and now >= self._round_at:
+            self._begin(now)
+        if self._queue:
+            self._visit(self._queue)
+        if self._queue == []:
+            self._complete()
+        if failed:
+            raise failed
+        if self._queue:
+            return 0.0
+        return max(0.0, min(self._notify_at, self._round_at, now + IDLE_SECONDS) - time.monotonic())
+
+    def _lists(self, now: float) -> None:
         if now >= self._discover_at:
             self._know_ourselves()
             self._reconciler.discover()
@@ -101,16 +127,6 @@ class Lookout:
         if now >= self._notify_at:
             self._reconciler.notifications()
             self._notify_at = now + self._pace.notification_seconds
-        if self._queue is None and now >= self._round_at:
-            self._begin(now)
-        if self._queue:
-            self._reconciler.visit(self._queue[0])
-            self._queue.pop(0)
-        if self._queue == []:
-            self._complete()
-        if self._queue:
-            return 0.0
-        return max(0.0, min(self._notify_at, self._round_at, now + IDLE_SECONDS) - time.monotonic())
 
     def _know_ourselves(self) -> None:
         with connected():
@@ -130,18 +146,26 @@ class Lookout:
         with connected():
             ledger.complete_round()
 
+    def _visit(self, queue: list[Place]) -> None:
+        """Look at the next repository. One that always fails does not stand in the way of the others."""
+        try:
+            self._reconciler.visit(queue[0])
+        except MosaicError as error:
+            place = queue[0]
+            self._failed[place.repository_id] = self._failed.get(place.repository_id, 0) + 1
+            if self._failed[place.repository_id] < MOST_FAILURES:
+                queue.append(place)
+            else:
+                with connected():
+                    ledger.refused(place.repository_id, LISTS, str(error))
+            queue.pop(0)
+            raise
+        queue.pop(0)
+
     def _trouble(self, error: MosaicError) -> None:
-        """Wait; and let one repository that always fails not stand in the way of the others."""
         log.warning("looking for lost mentions waits: %s", error)
         with connected():
             ledger.back_off(str(error), getattr(error, "retry_after", None))
-            if self._queue:
-                place = self._queue.pop(0)
-                self._failed[place.repository_id] = self._failed.get(place.repository_id, 0) + 1
-                if self._failed[place.repository_id] < MOST_FAILURES:
-                    self._queue.append(place)
-                else:
-                    ledger.refused(place.repository_id, LISTS, str(error))
 
 
 def look_out(clients: Clients) -> Lookout:

@@ -28,6 +28,7 @@ NEEDS = {
     Verb.RESUME: "admin",
 }
 _RETRY_SECONDS = 10.0
+_MOST_SECONDS = 300.0
 _MOST_TRIES = 10  # of a command that fails by a fault of ours
 
 
@@ -55,7 +56,12 @@ def obey(delivery_id: int, clients: Clients) -> None:
     try:
         _answer(row, *_checked(row, clients))
     except Transient as error:
-        inbox.postpone(delivery_id, error.retry_after or _RETRY_SECONDS, str(error))
+        if inbox.overdue(delivery_id):
+            log.warning("delivery %s is given up: %s", delivery_id, error)
+            inbox.attach(delivery_id, None, "failed", str(error))
+        else:
+            pause = min(_RETRY_SECONDS * 2 ** min(row["attempts"], 10), _MOST_SECONDS)
+            inbox.postpone(delivery_id, error.retry_after or pause, str(error))
     except Permanent as error:
         log.warning("delivery %s cannot be answered: %s", delivery_id, error)
         inbox.attach(delivery_id, None, "failed", str(error))

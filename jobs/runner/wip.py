@@ -87,7 +87,7 @@ def _commit(context: Context, git: Git, place: dict[str, Any]) -> Commit | None:
             work,
             context.paths.index(job.id, place["fence"]),
             place["start"],
-            commit_message(job, text, noreply=noreply, skip_ci=context.rules.bot.ci != "run"),
+            commit_message(job, text, noreply=noreply),  # nothing has judged it: if pushed, no CI is to run it
             BOT,
             BOT,
             job.created_at,
