@@ -118,7 +118,7 @@ def _comment(payload: Payload, action: str | None, known: Known) -> Request | Ig
 
 
 def interpret_review(payload: Payload, known: Known) -> Request | Ignored:
-    """What the text of a submitted review asks for. Its webhook names no review, so that it is found by looking only."""
+    """What the text of a submitted review asks for. Its webhook names no review: it is found by looking only."""
     review, issue = _dict(payload, "review"), _dict(payload, "issue")
     if _is_self(_dict(payload, "sender"), known):
         return Ignored("own action")

@@ -83,7 +83,7 @@ class Rules(Table):
     def from_json(cls, value: Mapping[str, Any] | str) -> Rules:
         """The inverse of `to_json`; also takes the JSON text.
 
-        What it does not know it leaves out: during an upgrade a newer process may have stored it. Files are read strictly.
+        What it does not know it leaves out: in an upgrade a newer process may have stored it. Files are read strictly.
         """
         return cls.model_validate_json(value if isinstance(value, str) else json.dumps(dict(value)), extra="ignore")
 

@@ -615,7 +615,7 @@ def test_a_second_host_fills_its_own_file(world: World, tmp_path: Path) -> None:
 
 
 def test_two_processes_of_a_host_fill_the_same_file(world: World) -> None:
-    """Whoever looked at the end of the file before the other wrote finds its anchors there, which is no contradiction."""
+    """Whoever looked at the end of the file before the other wrote finds its anchors there: no contradiction."""
     last = world.witness.last()
     assert last is not None
     with entry(world.other) as job:

@@ -36,8 +36,8 @@ from app.ledger import reconcile as ledger
 from app.models import execute, fetch
 from app.rules import ServerConfig
 from app.stitcher.intake import take
-from jobs.runner.evidence import verify
 from jobs.runner import lookout as look_out_module
+from jobs.runner.evidence import verify
 from jobs.runner.lookout import Lookout
 from jobs.runner.reconcile import Reconciler, Stopped
 from jobs.runner.windows import read_window
@@ -897,8 +897,11 @@ def test_what_always_fails_is_waited_for_and_the_others_are_looked_at(
     scene.forge.knob("fault", method="GET", path=path, kind="status", times=100_000, status=500)
     scene.say(good, scene.issue(good), f"{scene.mention} fix this")
     scene.gitea.world.state.notifications.clear()
-    execute("update reconcile_cursors set looked_at = null where repository_id in (select id from repositories "
-            "where full_name = %s)", bad)  # its turn comes first
+    execute(
+        "update reconcile_cursors set looked_at = null where repository_id in (select id from repositories "
+        "where full_name = %s)",
+        bad,
+    )  # its turn comes first
     with lookout(scene, seconds=2, notification_seconds=1):
         until(made, "the other repository", 40)
     assert [job.repository for job in queries.jobs()] == [good]

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, TypeVar
@@ -18,6 +19,7 @@ import pytest
 from peewee import OperationalError
 
 from app import queries, redact, rules, settings, stitcher
+from app.clients.gitea import GiteaClient
 from app.context import Clients, Context
 from app.edge import connected
 from app.ledger import effects, inbox, steps, workers
@@ -316,6 +318,27 @@ def test_a_command_that_always_fails_is_given_up(live: Worker) -> None:
     row = queries.delivery(number)
     assert row is not None and (row["state"], row["attempts"]) == ("failed", 9)
     assert inbox.due_commands() == []
+
+
+def test_a_command_that_waits_for_the_forge_is_asked_for_less_and_less_often_and_not_for_ever(live: Worker) -> None:
+    settings: Any = SimpleNamespace(base_url="")
+    away = replace(clients_of(live), settings=settings, forge=GiteaClient("http://127.0.0.1:1", "a-token-of-nobody"))
+    with transaction():
+        number = inbox.receive(
+            "gitea", "d-1", dedup_key="k", event="issue_comment", state="command", trigger=spine.trigger(),
+            commands=[Command(Verb.HELP)],
+        )  # fmt: skip
+    assert number is not None
+    waits = []
+    for _ in range(7):
+        runner.obey(number, away)
+        [row] = fetch("select extract(epoch from run_after - clock_timestamp())::float8 as s from deliveries")
+        waits.append(round(row["s"], -1))
+    assert waits == [10, 20, 40, 80, 160, 300, 300]
+    execute("update deliveries set received_at = received_at - interval '25 hours'")
+    runner.obey(number, away)
+    row = queries.delivery(number) or {}
+    assert row["state"] == "failed" and "no connection" in row["reason"] and inbox.due_commands() == []
 
 
 def test_bells_do_not_pile_up_while_nobody_answers_them() -> None:

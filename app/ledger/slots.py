@@ -8,7 +8,7 @@ from typing import Any
 
 from app.ledger.breaker import CLOSED
 from app.ledger.turns import served_before
-from app.models import UNAVAILABLE, execute, fetch, fetch_one, send
+from app.models import UNAVAILABLE, execute, fetch, send
 from app.pipeline import ANYWHERE
 
 _STARTING = 0x6D6F7332  # advisory lock: jobs start one at a time
@@ -124,7 +124,8 @@ def take_turns(
         "+ (select count(*) from at_work a where a.repository_id = w.repository_id)) as turn from wanting w) "
         "update job_steps s set rung_at = clock_timestamp() from runner_jobs j where j.id = s.job_id and s.id in ("
         "select s.id from job_steps s join turns t on t.id = s.id where s.status = 'pending' "
-        "order by t.score - %s * t.turn desc, t.served nulls first, t.ready_at, t.id limit %s for update of s skip locked) "
+        "order by t.score - %s * t.turn desc, t.served nulls first, t.ready_at, t.id limit %s "
+        "for update of s skip locked) "
         f"returning s.id, s.name, {_HOST}",
         pool,
         bell_seconds,

@@ -1,6 +1,7 @@
 """Every read, by what it is about; no other place reads rows. Callers say `queries.job(…)`."""
 
 from app.queries.of_anchors import anchors
+from app.queries.of_blame import anchor_of, commits, repositories
 from app.queries.of_effects import (
     Breaker,
     breaker,
@@ -11,7 +12,6 @@ from app.queries.of_effects import (
     successor,
     waiting_effects,
 )
-from app.queries.of_blame import anchor_of, commits, repositories
 from app.queries.of_events import chain_head, event_rows, events
 from app.queries.of_hosts import Host, jobs_at, live_hosts, stranded_jobs
 from app.queries.of_jobs import (
@@ -73,12 +73,9 @@ from app.queries.of_waiting import open_pause, open_pauses, waiting_for, waiting
 from app.queries.rows import as_event, as_gate_result, as_job, as_step
 
 __all__ = [
-    "Host",
-    "jobs_at",
-    "live_hosts",
-    "stranded_jobs",
     "Breaker",
     "Cursor",
+    "Host",
     "ReconcileState",
     "SavedWork",
     "all_gate_results",
@@ -112,10 +109,12 @@ __all__ = [
     "job",
     "job_counts",
     "jobs",
+    "jobs_at",
     "jobs_to_advance",
     "known_repositories",
     "known_requests",
     "last_text",
+    "live_hosts",
     "live_workers",
     "log",
     "logged_steps",
@@ -149,6 +148,7 @@ __all__ = [
     "step_rows",
     "steps",
     "steps_of",
+    "stranded_jobs",
     "successor",
     "told_lately",
     "trigger_label",

@@ -1,4 +1,4 @@
-"""Why jobs wait: worked out from the rows as they are now, for one job or for a page of them, in a handful of statements."""
+"""Why jobs wait: worked out from the rows as they are now, for one job or a page of them, in a few statements."""
 
 from __future__ import annotations
 

@@ -181,9 +181,8 @@ class Mosaic:
     def sql(self, statement: str, *params: Any) -> list[dict[str, Any]]:
         """Rows as the runtime role sees them; [] while the database is away."""
         try:
-            with psycopg.connect(
-                self.env.get("MOSAIC_DATABASE_URL") or Cluster(self.data / "var").app_url, row_factory=dict_row, connect_timeout=5
-            ) as connection:
+            url = self.env.get("MOSAIC_DATABASE_URL") or Cluster(self.data / "var").app_url
+            with psycopg.connect(url, row_factory=dict_row, connect_timeout=5) as connection:
                 return connection.execute(statement, params).fetchall()  # type: ignore[arg-type]
         except (psycopg.OperationalError, psycopg.errors.UndefinedTable, OSError):
             return []
