@@ -24,6 +24,7 @@ from app.audit_witness import Witness
 from app.paths import Paths
 from app.queries import of_audit
 from app.queries.of_audit import Connection
+from app.redact import Redactor
 
 CHUNK = 1000  # jobs whose rows are held in memory at a time
 MANY = 200_000  # events from which on all processors are used
@@ -104,6 +105,16 @@ def verify_export(file: Path, witness: Path | None = None) -> Findings:
     found.jobs = len(jobs)
     found.notes += notes
     return found
+
+
+def leaks(url: str, redactor: Redactor) -> Iterator[Violation]:
+    """Events in which a secret stands that this redactor knows: slow, for each body is searched in every encoding."""
+    with of_audit.snapshot(url) as connection:
+        low, high = of_audit.span(connection)
+        for job_id, seq, kind, _, _, _, data, _, _ in of_audit.events(connection, low, high + 1):
+            said = json.loads(data.decode("utf-8", "replace"))
+            if redactor.value(said) != said:
+                yield Violation("secrets", f"event {seq} ({kind}) holds a secret", job_id, {"seq": seq})
 
 
 def _counted(connection: Connection, anchored: Anchored, found: Findings) -> None:

@@ -15,7 +15,7 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from app import audit, audit_anchors, models, queries, stitcher
-from app.audit import verify, verify_export, violations
+from app.audit import leaks, verify, verify_export, violations
 from app.audit_export import export
 from app.audit_invariants import INVARIANTS
 from app.audit_keeper import keep
@@ -27,6 +27,7 @@ from app.ledger.redactions import erase
 from app.models import execute, fetch, fetch_one
 from app.paths import Paths
 from app.quality_rails import gates_hash
+from app.redact import Redactor
 from app.rules import ServerConfig, effective
 from app.types import Done, Failed, GateResult, GateSpec, HandBack, MosaicError
 from tests import spine
@@ -209,6 +210,14 @@ def delete_in_the_middle_and_count_again(world: World) -> None:
     chain_again(world, world.job)
 
 
+def leave_a_gap(world: World) -> None:
+    """Every hash fits, and so does the head: one number is missing."""
+    last = queries.chain_head(world.job)[0]
+    world.forge(f"delete from job_events where job_id = {world.job} and kind = 'continuation.forced'")
+    chain_again(world, world.job)
+    world.forge(f"update runner_jobs set event_seq = {last} where id = {world.job}")
+
+
 def cut_the_tail(world: World) -> None:
     """With the head of the job put right: only the anchor knows better."""
     world.forge(
@@ -363,6 +372,7 @@ TAMPERING: tuple[tuple[str, Callable[[World], None]], ...] = (
     ("chain", edit_a_kind),
     ("chain", edit_a_moment),
     ("chain", delete_in_the_middle),
+    ("chain", leave_a_gap),
     ("anchored", delete_in_the_middle_and_count_again),
     ("anchored", cut_the_tail),
     ("job_status", cut_the_tail),
@@ -428,6 +438,36 @@ def test_tampering_is_named(world: World, invariant: str, tamper: Callable[[Worl
     assert world.found() == set()
     tamper(world)
     assert invariant in world.found()
+
+
+def test_what_was_anchored_and_is_gone_is_named_one_by_one(world: World) -> None:
+    last = queries.chain_head(world.job)[0]
+    cut_the_tail(world)
+    assert f"anchored: job {world.job}: event {last} was anchored and is not there" in map(str, violations(world.url))
+    assert f"anchored: anchor 3 counted {total() + 1} events; {total()} of them are there" in map(
+        str, violations(world.url)
+    )
+
+
+def total() -> int:
+    return sum(row["n"] for row in fetch("select count(*) as n from job_events"))
+
+
+def test_work_after_the_last_word_is_named(world: World) -> None:
+    tell(world.job, "job.retried", by=99)
+    assert world.found() == set()
+    tell(world.job, "gate.started", "inspector.gate.test@2.1", gate="test")
+    assert world.found() == {"terminal"}
+
+
+def test_a_secret_in_an_event_is_named(world: World) -> None:
+    known = Redactor(["hunter2-hunter2"])
+    assert list(leaks(world.url, known)) == []
+    tell(world.other, "job.retried", by=99, note="aHVudGVyMi1odW50ZXIy")  # in base64
+    last = queries.chain_head(world.other)[0]
+    assert [str(one) for one in leaks(world.url, known)] == [
+        f"secrets: job {world.other}: event {last} (job.retried) holds a secret"
+    ]
 
 
 # ---------------------------------------------------------------- histories that a faulty engine would make
@@ -518,7 +558,7 @@ def test_a_state_that_cannot_be_is_named(cluster: Any, database: str, invariant:
 
 
 def test_every_invariant_is_broken_by_some_test() -> None:
-    elsewhere = {"secrets", "remote"}
+    elsewhere = {"secrets", "remote"}  # with a test of their own
     named = {name for name, _ in TAMPERING} | {name for name, _ in WRONG_STORIES} | {"one_branch"}
     assert named | elsewhere == set(INVARIANTS)
 
@@ -727,6 +767,17 @@ def test_the_owner_can_make_no_other_change(world: World, cluster: Any, statemen
     ):
         connection.execute("select set_config('mosaic.redact', '1:2', true)")
         connection.execute(statement.encode(), (right,) if "%s" in statement else None)
+
+
+@pytest.mark.parametrize("named", ["", "1:3", "2:2"])
+def test_a_body_gives_way_only_where_the_transaction_names_its_event(world: World, cluster: Any, named: str) -> None:
+    row = fetch_one("select data from job_events where job_id = 1 and seq = 2")
+    assert row is not None
+    right = f'{{"redacted":"{hashlib.sha256(row["data"].encode()).hexdigest()}"}}'
+    with psycopg.connect(as_owner(world, cluster)) as connection:
+        connection.execute("select set_config('mosaic.redact', %s, true)", (named,))
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            connection.execute("update job_events set data = %s where job_id = 1 and seq = 2", (right,))
 
 
 # ---------------------------------------------------------------- the export

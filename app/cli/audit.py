@@ -11,13 +11,13 @@ from functools import partial
 from pathlib import Path
 
 from app import audit_remote, serve
-from app.audit import Findings, verify, verify_export
+from app.audit import Findings, leaks, verify, verify_export
 from app.audit_export import export
 from app.audit_invariants import Violation
 from app.audit_witness import Key
 from app.blame import blame, told
 from app.cli.base import Commands, add, forge_of, opened, operator
-from app.edge import connected, database_url, open_database
+from app.edge import connected, database_url, open_database, redactor_of
 from app.ledger.redactions import erase
 from app.neutral import plain
 from app.paths import Paths
@@ -33,6 +33,7 @@ def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
     verbs = audit.add_subparsers(dest="verb", required=True, metavar="VERB")
     check = add(verbs, "verify", cmd_verify)
     check.add_argument("--remote", action="store_true", help="look at the forge as well")
+    check.add_argument("--secrets", action="store_true", help="search every event for the secrets set here (slow)")
     check.add_argument("--json", action="store_true", help="one JSON object instead of lines")
     check.add_argument("--file", type=Path, help="verify an export instead of the database")
     check.add_argument("--witness", type=Path, help="a directory with anchors.jsonl and anchor-keys instead of our own")
@@ -70,6 +71,8 @@ def cmd_verify(arguments: argparse.Namespace) -> int:
             ours = frozenset({Key(settings.anchor_key).public} if settings.anchor_key else ())
             url = database_url(settings)
             found = verify(url, witness=witness, trusted=ours, progress=_progress(arguments.json))
+            if arguments.secrets:
+                found.violations += leaks(url, redactor_of(settings))
             if arguments.remote:
                 _remote(settings, found)
     _tell(found, time.monotonic() - begun, arguments.json)
