@@ -4,10 +4,11 @@ SHELL := /bin/bash
 PY := .venv/bin/python
 BIN := .venv/bin
 CORES ?= 2
+PROOF_MINUTES ?= 60
 # A gateway takes two cores to come back in time: these run after the others, not beside them.
 FAULTS := tests/stories/test_engine_faults.py
 
-.PHONY: help setup test faults quick lint types imports demo real-gitea serve clean quick-tests
+.PHONY: help setup test faults quick proof bench lint types imports demo real-gitea serve clean quick-tests
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +34,13 @@ quick-tests: setup
 
 faults: setup ## the engine killed, away, refusing: the part of `make test` that has the machine to itself
 	@$(PY) -m pytest -q $(FAULTS)
+
+proof: setup ## nothing lost, nothing doubled: real processes killed, frozen, lied to (PROOF_MINUTES=60)
+	@$(PY) -m tests.proof --minutes $(PROOF_MINUTES)
+
+bench: setup ## the published figures, beside the peers, into bench/results/ (about ten minutes on an idle machine)
+	@PYTHON=$(PY) scripts/bench-setup.sh
+	@$(PY) -m bench
 
 lint: setup ## style and common faults (ruff)
 	@$(PY) -m ruff check --quiet . && echo "lint: clean"
