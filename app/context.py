@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+from werkzeug.utils import cached_property  # without a lock: Python's own has one for all threads of the process
 
 from app import breaker, queries
 from app.clients.git import Credential, Git
