@@ -43,8 +43,8 @@ def well(story: Story, number: int = 1) -> Json:
     assert set(town.forge.branches(story.repo)) == {"main", f"mosaic/issue-{number}"}
     [pull] = story.pulls()
     assert town.forge.file(story.repo, "calc.py", pull["head"]["ref"]) == b"def add(a, b):\n    return a + b\n"
-    statuses = town.forge.statuses(story.repo, pull["head"]["sha"])
-    assert statuses == {"mosaic/test": "success", "mosaic/job": "success"}
+    both = {"mosaic/test": "success", "mosaic/job": "success"}
+    town.mosaic.until(lambda: town.forge.statuses(story.repo, pull["head"]["sha"]) == both, "the commit statuses")
     status, closing = story.said(number)
     assert status.startswith(f"**Mosaic finished the request of `{town.alice.login}` in ")
     words = {"who": town.alice.login, "number": pull["number"], "url": pull["html_url"]}
