@@ -81,6 +81,9 @@ LONG = frozenset(
         "test_backup",
         "test_wip",
         "test_reconcile",
+        "test_hosts",
+        "test_control",
+        "test_bell_storage",
     ]
 )
 
