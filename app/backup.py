@@ -26,6 +26,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from app import schema, serve
 from app.archive import BadArchive, files_below, pack, unpack
 from app.clients import git_bundle
+from app.edge import database_url
 from app.paths import Paths
 from app.postgres import Cluster
 from app.private_files import private_dir
@@ -50,6 +51,7 @@ def backup(settings: Settings, target: Path) -> dict[str, Any]:
     if target.exists():
         raise MosaicError(f"{target} is there already. Name another file.", code="exists")
     _require_writable(target.parent)
+    database_url(settings)  # raises `database_missing` before a new, empty one would be made
     with _staging(settings.data_dir) as staging:
         _keep_files(settings, staging)  # before the dump: no anchor of the file may be missing in the table
         with serve.database(settings) as (owner, _, _cluster):
@@ -93,6 +95,8 @@ def _dump(settings: Settings, url: str, into: Path) -> dict[str, Any]:
     """The whole database as one snapshot, by pg_dump."""
     _require_reachable(url)
     with psycopg.connect(url, autocommit=True) as connection:
+        if connection.execute("select to_regclass('schema_migrations')").fetchone() == (None,):
+            raise MosaicError("The database is empty: there is nothing to back up yet.", code="database_empty")
         applied = [row[0] for row in connection.execute("select name from schema_migrations order by name")]
         version = connection.info.server_version
     _tool(settings, "pg_dump", url, *_DUMP, f"--file={into}")

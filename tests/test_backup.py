@@ -261,3 +261,13 @@ def test_a_link_in_a_backup_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadArchive):
         unpack(tmp_path / "evil", tmp_path / "into")
     assert list((tmp_path / "into").iterdir()) == []
+
+
+def test_where_no_mosaic_ran_there_is_nothing_to_back_up_and_nothing_is_made(tmp_path: Path, cluster: Cluster) -> None:
+    data, file = tmp_path / "var", tmp_path / "backup.tar.gz"
+    with pytest.raises(MosaicError) as none:
+        backup.backup(settings_of(data), file)
+    assert none.value.code == "database_missing" and not data.exists() and not file.exists()
+    with pytest.raises(MosaicError) as empty:
+        backup.backup(settings_of(data, DATABASE_URL=cluster.url("postgres", "postgres")), file)
+    assert empty.value.code == "database_empty" and not file.exists()
