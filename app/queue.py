@@ -98,6 +98,20 @@ def ring(pool: Pool, task: str, number: int, priority: float = 0.0, *, host: str
     )
 
 
+def ring_for(statement: str, *params: Any) -> None:
+    """Ring for every row of a statement, in the round trip that carries it out.
+
+    `statement` is the inside of a `with` list; its last relation is called `rung` and has the columns
+    queue, task, number and priority.
+    """
+    send(
+        f"with {statement}, bell as (insert into huey_task (queue, data, priority) select queue, "
+        "convert_to(json_build_object('task', task, 'id', number)::text, 'UTF8'), priority from rung) "
+        f"select pg_notify('{channel('')}' || queue, '') from rung group by queue",
+        *params,
+    )
+
+
 def forget(host: str) -> None:
     """Take the bells away that nobody at a lost host will hear."""
     send("delete from huey_task where queue = any(%s)", [queue_name(pool, host) for pool in Pool])

@@ -11,8 +11,9 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
@@ -31,7 +32,8 @@ from app.paths import Paths
 from app.pipeline import KEEP, PIPELINES, StepSpec
 from app.rules import ServerConfig
 from app.settings import Settings
-from app.stitcher.dispatch import dispatch
+from app.stitcher.advance import Taker
+from app.stitcher.dispatch import dispatch, task_of
 from app.types import (
     REASONS,
     Cancelled,
@@ -54,6 +56,8 @@ GATE_SECONDS = 7_500.0  # a gate has its own limit of at most two hours; this on
 BACKOFF_SECONDS = (1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0)
 RECORD_PAUSES = (0.2, 0.5, 1.0, 2.0, 5.0, *[10.0] * 12)  # seconds between the tries to record a result
 
+GO_ON_SECONDS = 0.1  # so long a worker goes on with a job's next steps; then whoever else waits has its turn
+
 # Tasks beside the steps: (pool, name) → the function that takes the row's id.
 ERRANDS = (
     (Pool.CONTROL, "stitcher.advance", "app.stitcher:advance"),
@@ -71,6 +75,15 @@ ABOUT = {  # what an errand's number is, in the log
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What one kind of step does, what to run again first when it was lost half-way, the seconds it may take."""
+
+    work: Work
+    redo: tuple[str, ...] = ()
+    seconds: float = GATE_SECONDS
+
+
 def load(target: str) -> Callable[..., Any]:
     module, name = target.split(":")
     found: Callable[..., Any] = getattr(import_module(module), name)
@@ -85,29 +98,35 @@ def step_targets(pool: Pool) -> dict[str, tuple[str, StepSpec | None]]:
     return {**rows, **(gates if pool is Pool.GATES else {})}
 
 
-def perform(
-    step_id: int, work: Work, clients: Clients, redo: tuple[str, ...] = (), seconds: float = GATE_SECONDS
-) -> None:
-    """Claim the step, do its work, record what came of it."""
-    if clients.worker.draining:
+def perform(step_id: int, tasks: Mapping[str, Task], clients: Clients, *, go_on: float = GO_ON_SECONDS) -> None:
+    """Claim the step, do its work, record what came of it; for `go_on` seconds go on with the job's next steps."""
+    worker = clients.worker
+    if worker.draining:
         return slots.decline(step_id)  # or it would be handed back and claimed again until this process ends
-    row = steps.claim(step_id, clients.worker.id, clients.worker.host)
-    if row is None:
-        return  # taken by somebody else, cancelled, or not due: the bell was late
-    if row["type"] == StepType.AI_ACTION or row["pool"] != Pool.CONTROL:
+    row = steps.claim(step_id, worker.id, worker.host)
+    if row is not None and (row["type"] == StepType.AI_ACTION or row["pool"] != Pool.CONTROL):
         stitcher.tell(row["job_id"])
-    interruptible = row["pool"] != Pool.CONTROL
+    until = time.monotonic() + go_on
+    while row is not None:  # None: taken by somebody else, cancelled, or not due: the bell was late
+        taker = stitcher.Taker(worker.id, worker.host)
+        carry_out(row, tasks[task_of(row["name"])], clients, taker if row["pool"] == Pool.CONTROL else None, until)
+        row = taker.took
+
+
+def carry_out(row: dict[str, Any], task: Task, clients: Clients, taker: Taker | None, until: float) -> None:
+    """Do the work of a claimed step and record the result; after `until` the next step waits for its bell."""
     with (
         about(job=row["job_id"], step=steps.key_of(row)),
-        clients.worker.holding(row, interruptible=interruptible, seconds=seconds) as held,
+        clients.worker.holding(row, interruptible=row["pool"] != Pool.CONTROL, seconds=task.seconds) as held,
     ):
         context = Context(row, clients, held)
-        result = attempt(context, work, redo)
+        result = attempt(context, task.work, task.redo)
         if result is not None:
-            settle(context, result)
+            goes_on = isinstance(result, Done) and not clients.worker.draining and time.monotonic() < until
+            settle(context, result, taker if goes_on else None)
 
 
-def settle(context: Context, result: Result) -> None:
+def settle(context: Context, result: Result, taker: Taker | None = None) -> None:
     """Record the result; one that cannot be stored ends the step as an internal error.
 
     While the database is away it is tried again under a renewed lease: the work is not done twice for a restart.
@@ -115,12 +134,14 @@ def settle(context: Context, result: Result) -> None:
     row = context.row
     try:
         insist(context.flush)
-        insist(lambda: record(row, result))
+        insist(lambda: record(row, result, taker))
     except UNAVAILABLE:
         raise  # the lease lapses, and the sweep takes the step back
     except Exception as error:
         log.exception("the result of %s of job %s cannot be recorded", steps.key_of(row), row["job_id"])
         broken = internal(error)
+        if taker:
+            taker.took = None  # that was rolled back
         insist(lambda: record(row, broken))
 
 
@@ -134,9 +155,16 @@ def insist(write: Callable[[], None]) -> None:
     write()
 
 
-def record(row: dict[str, Any], result: Result) -> None:
-    if not stitcher.record(row, result):
-        log.warning("%s of job %s was lost; its result is dropped", steps.key_of(row), row["job_id"])
+def record(row: dict[str, Any], result: Result, taker: Taker | None = None) -> None:
+    """One try. A commit whose answer was lost may have given us the next step: then it is not left lying."""
+    before = taker.took if taker else None
+    if taker:
+        taker.took = None
+    if stitcher.record(row, result, taker):
+        return
+    log.warning("%s of job %s was lost; its result is dropped", steps.key_of(row), row["job_id"])
+    if taker and before and steps.holds(taker.worker_id, before):
+        taker.took = before
 
 
 def internal(error: Exception) -> Failed:
@@ -218,13 +246,16 @@ def build_clients(settings: Settings, pool: Pool, worker: Worker) -> Clients:
 
 def register(huey: queue.Doorbell, pool: Pool, clients: Clients) -> None:
     """Make the Huey tasks of a pool."""
-    for name, (target, row) in step_targets(pool).items():
-        work, redo, limit = load(target), row.redo if row else (), row.timeout if row else GATE_SECONDS
+    tasks = {
+        name: Task(load(target), row.redo, row.timeout) if row else Task(load(target))
+        for name, (target, row) in step_targets(pool).items()
+    }
 
-        def run(step_id: int, work: Work = work, redo: tuple[str, ...] = redo, seconds: float = limit) -> None:
-            with connected():
-                perform(step_id, work, clients, redo, seconds)
+    def run(step_id: int) -> None:
+        with connected():
+            perform(step_id, tasks, clients)
 
+    for name in tasks:
         huey.task(name=name)(run)
     for home, name, target in ERRANDS:
         if home is pool:

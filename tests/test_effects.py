@@ -119,7 +119,8 @@ class World:
             if step.name in ("runner.setup", "weaver.implement") or step.name.startswith("inspector.gate."):
                 self._play(step.id)
             else:
-                tasks.perform(step.id, tasks.load(f"jobs.{step.name.replace('.', ':')}"), self.clients)
+                work = tasks.load(f"jobs.{step.name.replace('.', ':')}")
+                tasks.perform(step.id, {step.name: tasks.Task(work)}, self.clients, go_on=0.0)
         found = queries.job(job)
         assert found is not None
         return found.status.value
@@ -650,8 +651,7 @@ def test_while_it_is_open_nobody_asks_and_nothing_is_rung(world: World) -> None:
     row = world.deliver(key)
     assert (row["attempts"], row["fence"], row["state"]) == (0, 0, "planned")  # not even claimed
     assert effects.due() == []
-    touched = effects.touch(key)
-    assert touched is not None and touched[1] is False
+    stitcher.tell(row["job_id"])  # asks for a new version, and rings for nobody
     assert world.work(job) == "pending"
     admit = step_of(job, "runner.admit")
     assert (admit["status"], admit["reason"], admit["faults"]) == ("pending", "forge_unavailable", 1)

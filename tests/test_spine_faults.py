@@ -20,7 +20,7 @@ from peewee import OperationalError
 
 from app import queries, redact, rules, settings, stitcher
 from app.clients.gitea import GiteaClient
-from app.context import Clients, Context
+from app.context import Clients, Context, Work
 from app.edge import connected
 from app.ledger import effects, inbox, steps, workers
 from app.ledger.chain import entry, transaction
@@ -61,6 +61,14 @@ def live(database: str) -> Iterator[Worker]:
 def clients_of(worker: Worker, forge: Any = None, env: dict[str, str] | None = None) -> Clients:
     mine = settings.load("control", env) if env else None
     return Clients(mine, rules.ServerConfig.load(None), worker, redact.Redactor(()), forge)  # type: ignore[arg-type]
+
+
+def admission(work: Work) -> dict[str, tasks.Task]:
+    """The work of the first step; the second, with which a worker goes on at once, stops there."""
+    return {
+        "runner.admit": tasks.Task(work),
+        "runner.snapshot": tasks.Task(lambda _: HandBack("worker_stopped", "here the test ends", 600.0)),
+    }
 
 
 def hang_up() -> None:
@@ -146,7 +154,7 @@ def test_a_result_is_recorded_though_the_connection_ended_under_the_work(live: W
         break_off()
         return spine.admitted(job)
 
-    tasks.perform(admit, work, clients_of(live))
+    tasks.perform(admit, admission(work), clients_of(live))
     done = step_now(admit)
     assert (done["status"], done["faults"], done["crashes"]) == ("completed", 0, 0)
     assert queries.log(admit) == "before"
@@ -174,7 +182,7 @@ def test_a_result_is_recorded_though_the_first_try_is_cut_off(live: Worker, data
 
     helper = threading.Thread(target=cut_off)
     helper.start()
-    tasks.perform(admit, work, clients_of(live))
+    tasks.perform(admit, admission(work), clients_of(live))
     helper.join()
     assert step_now(admit)["status"] == "completed"
 
@@ -187,7 +195,7 @@ def test_work_that_the_database_interrupts_is_done_again_and_spends_no_attempt(l
         execute("select pg_terminate_backend(pg_backend_pid())")
         raise AssertionError("the statement above has failed")
 
-    tasks.perform(admit, work, clients_of(live))
+    tasks.perform(admit, admission(work), clients_of(live))
     row = step_now(admit)
     assert (row["status"], row["reason"], row["attempt"], row["faults"]) == ("pending", "database_unavailable", 1, 1)
 
@@ -297,7 +305,7 @@ def test_a_stop_of_the_process_does_not_throw_away_work_that_is_done(live: Worke
 def test_a_result_that_cannot_be_stored_ends_the_step_as_an_internal_error(live: Worker) -> None:
     job = spine.submit()
     [admit] = spine.ready_steps(job)
-    tasks.perform(admit, lambda _: Done(facts={"no_such_column": 1}), clients_of(live))
+    tasks.perform(admit, admission(lambda _: Done(facts={"no_such_column": 1})), clients_of(live))
     row = step_now(admit)
     assert (row["status"], row["reason"]) == ("failed", "internal_error")
     assert "no_such_column" in row["detail"]

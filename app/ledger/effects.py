@@ -61,28 +61,27 @@ def plan_once(
     return int(row["id"]) if row else None
 
 
-def touch(key: str, *, at_once: bool = False, status: str | None = None) -> tuple[int, bool] | None:
-    """Ask for a new version of an effect that exists: (id, whether it is due and nobody has been told yet).
+def touch(key: str, queue: str, *, at_once: bool = False, status: str | None = None) -> tuple[str, tuple[Any, ...]]:
+    """For `queue.ring_for`: ask for a new version of an effect, if it exists; ring when it is due and nobody knows yet.
 
     `at_once` does not wait for the quiet time after the version before. One that was refused is asked for once more
     in each new status of its job (`status`, else what its row says).
     """
-    if at_once:
-        execute("update effects set next_at = least(next_at, clock_timestamp()) where key = %s and error = ''", key)
-    row = fetch_one(
-        "with old as (select id, state, next_at <= clock_timestamp() and rung_at is null and lease_until is null "
-        f"and {CLOSED} as due from effects where key = %s and (state <> 'failed' or (dropped_at is null "
-        "and failed_in is distinct from coalesce(%s::text, (select status from runner_jobs j "
-        "where j.id = effects.job_id)))) for update) "
-        "update effects set wanted = wanted + 1, state = 'planned', "
+    soon = "case when %s and error = '' then least(next_at, clock_timestamp()) else next_at end"
+    return (
+        f"old as (select id, state, {soon} as soon, {soon} <= clock_timestamp() and rung_at is null "
+        f"and lease_until is null and {CLOSED} as due from effects where key = %s and (state <> 'failed' or "
+        "(dropped_at is null and failed_in is distinct from coalesce(%s::text, (select status from runner_jobs j "
+        "where j.id = effects.job_id)))) for update), "
+        "touched as (update effects set wanted = wanted + 1, state = 'planned', next_at = old.soon, "
         "attempts = case when old.state = 'failed' then 0 else attempts end, "
         "waiting_since = case when old.state = 'failed' then null else waiting_since end, "
         "rung_at = case when old.due then clock_timestamp() else rung_at end "
-        "from old where effects.id = old.id returning effects.id, old.due",
-        key,
-        status,
+        "from old where effects.id = old.id returning effects.id, old.due), "
+        "rung as (select %s::text as queue, 'herald.deliver' as task, id as number, 0 as priority "
+        "from touched where due)",
+        (at_once, at_once, key, status, queue),
     )
-    return (int(row["id"]), bool(row["due"])) if row else None
 
 
 def claim(effect_id: int, worker_id: int) -> dict[str, Any] | None:

@@ -100,6 +100,24 @@ def take_bells(pool: str, limit: int, *, bell_seconds: int, aging_cap: int, agin
     )
 
 
+def ready_at_once(step_ids: list[int], pool: str, host: str) -> tuple[str, tuple[Any, ...]]:
+    """For `queue.ring_for`: it is the turn of these steps of a pool without limit; `host` = the job's, "" if none yet.
+
+    A step that has to wait, or that lost its worker twice, is made ready and left to the dispatcher.
+    """
+    return (
+        "made as (update job_steps s set ready_at = clock_timestamp(), rung_at = case when s.crashes < 2 "
+        "and (s.run_after is null or s.run_after <= clock_timestamp()) "
+        f"and (s.reason <> 'forge_unavailable' or {CLOSED}) then clock_timestamp() end "
+        "where s.id = any(%s) and s.status = 'pending' and s.ready_at is null returning s.id, s.name, s.rung_at), "
+        "rung as (select 'mosaic-' || %s::text || case when s.name = any(%s) or %s = '' "
+        "or (select count(distinct host) from workers where ended_at is null) < 2 then '' else '@' || %s end as queue, "
+        "split_part(s.name, '.', 1) || '.' || split_part(s.name, '.', 2) as task, s.id as number, 0 as priority "
+        "from made s where s.rung_at is not null)",
+        (step_ids, pool, list(ANYWHERE), host, host),
+    )
+
+
 def take_turns(
     pool: str, limit: int, *, host: str, bell_seconds: int, aging_cap: int, aging_seconds: int
 ) -> list[dict[str, Any]]:

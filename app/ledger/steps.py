@@ -52,6 +52,10 @@ def ready(entry: Entry, step_ids: Iterable[int]) -> None:
     )
 
 
+_READY = "ready_at is not null and (run_after is null or run_after <= clock_timestamp())"
+_FRESH = "ready_at is null and run_after is null and crashes = 0"
+
+
 def claim(step_id: int, worker_id: int, host: str) -> dict[str, Any] | None:
     """Take a ready step: its row with a new fence, or None when it is not to be had (taken, cancelled, too early).
 
@@ -61,33 +65,43 @@ def claim(step_id: int, worker_id: int, host: str) -> dict[str, Any] | None:
         stopping = job["cancel_requested_at"] is not None or job["reason"] is not None
         if step["status"] != "pending" or job["finished_at"] or (stopping and step["phase"] != Phase.CLEANUP):
             return None
-        if not _belongs(job, step, host):
+        if not _belongs(job, step["name"], host):
+            # The bell that was heard here may ring elsewhere at once.
+            send("update job_steps set rung_at = null where id = %s and status = 'pending'", step_id)
             return None
-        row = fetch_one(
-            "update job_steps set status = 'running', worker_id = %s, host = %s, fence = %s, progress = null, "
-            f"lease_until = clock_timestamp() + interval '{LEASE_SECONDS} seconds', started_at = clock_timestamp() "
-            "where id = %s and status = 'pending' and ready_at is not null "
-            "and (run_after is null or run_after <= clock_timestamp()) returning *",
-            worker_id,
-            host,
-            job["fence"] + 1,
-            step_id,
-        )
-        if row is None:
-            return None
-        job.next_fence()
-        if job["host"] is None and step["name"] not in ANYWHERE:
-            job.set(host=host)
-        job.event("step.started", actor="system:worker", step=key_of(row), fence=row["fence"], worker=worker_id)
-        return row
+        return _take(job, step_id, step["name"], worker_id, host, _READY)
 
 
-def _belongs(job: Entry, step: Mapping[str, Any], host: str) -> bool:
-    """Whether the step may run on this host. If not, the bell that was heard here may ring elsewhere at once."""
-    if step["name"] in ANYWHERE or job["host"] in (None, host):
-        return True
-    send("update job_steps set rung_at = null where id = %s and status = 'pending'", step["id"])
-    return False
+def take_next(job: Entry, step_id: int, name: str, worker_id: int, host: str) -> dict[str, Any] | None:
+    """Claim a step whose turn comes in this very transaction, for the worker that is here anyway; no bell rings.
+
+    None when it has to wait (another host's, handed back, or its worker was lost before): then it is made ready.
+    """
+    return _take(job, step_id, name, worker_id, host, _FRESH) if _belongs(job, name, host) else None
+
+
+def _take(job: Entry, step_id: int, name: str, worker_id: int, host: str, when: str) -> dict[str, Any] | None:
+    row = fetch_one(
+        "update job_steps set status = 'running', worker_id = %s, host = %s, fence = %s, progress = null, "
+        f"lease_until = clock_timestamp() + interval '{LEASE_SECONDS} seconds', started_at = clock_timestamp(), "
+        f"ready_at = coalesce(ready_at, clock_timestamp()) where id = %s and status = 'pending' and {when} returning *",
+        worker_id,
+        host,
+        job["fence"] + 1,
+        step_id,
+    )
+    if row is None:
+        return None
+    job.next_fence()
+    if job["host"] is None and name not in ANYWHERE:
+        job.set(host=host)
+    job.event("step.started", actor="system:worker", step=key_of(row), fence=row["fence"], worker=worker_id)
+    return row
+
+
+def _belongs(job: Entry, name: str, host: str) -> bool:
+    """Whether a step may run on this host."""
+    return name in ANYWHERE or job["host"] in (None, host)
 
 
 _HELD = "s.id, s.fence, s.phase <> 'cleanup' and (j.cancel_requested_at is not null or j.reason is not null) as stop"
@@ -127,6 +141,11 @@ def owned(step_id: int, fence: int) -> bool:
         )
         is not None
     )
+
+
+def holds(worker_id: int, step: Mapping[str, Any]) -> bool:
+    """Whether the step is running in the hands of this worker, under this fence."""
+    return any((row["id"], row["fence"]) == (step["id"], step["fence"]) for row in running(worker_id))
 
 
 def finish(

@@ -4,9 +4,11 @@ decide (pure) · advance (makes the moves) · dispatch (admission and doorbells)
 continue) · pausing · sweep.
 """
 
-from app.stitcher.advance import advance, record, tell
+from app.stitcher.advance import Taker, advance, record, tell
 from app.stitcher.pausing import pause, resume
 from app.stitcher.requests import cancel, retry, submit
 from app.stitcher.sweep import bury, release, sweep
 
-__all__ = ["advance", "bury", "cancel", "pause", "record", "release", "resume", "retry", "submit", "sweep", "tell"]
+__all__ = [
+    "Taker", "advance", "bury", "cancel", "pause", "record", "release", "resume", "retry", "submit", "sweep", "tell",
+]  # fmt: skip

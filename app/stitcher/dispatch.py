@@ -7,7 +7,7 @@ from typing import Any
 
 from app.ledger import slots, turns
 from app.ledger.chain import Entry
-from app.queue import ring, ring_many
+from app.queue import ring, ring_for, ring_many
 from app.types import Pool
 
 AGING_SECONDS = 60  # a waiting step gains one point of priority a minute …
@@ -28,6 +28,12 @@ def dispatch(pool: Pool) -> None:
             rows = slots.take_turns(pool.value, free, host=host, **_TURN)
             turns.given(pool.value, [row["id"] for row in rows])
             _ring(pool, rows)
+
+
+def ring_ready(job: Entry, step_ids: list[int]) -> None:
+    """It is the turn of these control steps of a locked job: ready, and rung for, in one statement."""
+    statement, params = slots.ready_at_once(step_ids, Pool.CONTROL.value, job["host"] or "")
+    ring_for(statement, *params)
 
 
 def _ring(pool: Pool, rows: Iterable[Mapping[str, Any]]) -> None:

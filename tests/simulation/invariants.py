@@ -6,8 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from typing import Any
 
-from app import queries
-from app.ledger import effects
+from app import queries, stitcher
 from app.pipeline import BACK_TO, PIPELINES
 from jobs import herald
 from tests import spine
@@ -263,7 +262,7 @@ def the_last_word_stands(world: World, rows: _Rows) -> Iterator[str]:
             if any(other["retry_of"] == job["id"] for other in rows.jobs):
                 continue  # its comment tells of the retry by now
             world.store.ask("update effects set result = result - 'sha256' where id = %s", effect["id"])
-            effects.touch(effect["key"], at_once=True)
+            stitcher.tell(effect["job_id"], at_once=True)
             world.store.ask("update effects set next_at = '2000-01-01' where id = %s", effect["id"])
             herald.deliver(effect["id"], clients)
             said, now = before.get(int(effect["external_id"])), world.forge.comments[int(effect["external_id"])]["body"]

@@ -101,13 +101,16 @@ def main(order: dict[str, Any]) -> None:
     open_database(order["url"], worker.session)
     huey = tasks.doorbell(pool, worker, order["url"])
     clients = Clients(None, ServerConfig.load(None), worker, Redactor(()))  # type: ignore[arg-type]
-    works = {name: spec for name, (_, spec) in tasks.step_targets(pool).items()}
-    for name, spec in works.items():
+    works = {
+        name: tasks.Task(lambda context: work(context, order["behave"]), spec.redo if spec else ())
+        for name, (_, spec) in tasks.step_targets(pool).items()
+    }
 
-        def run(step_id: int, redo: tuple[str, ...] = spec.redo if spec else ()) -> None:
-            with connected():
-                tasks.perform(step_id, lambda context: work(context, order["behave"]), clients, redo)
+    def run(step_id: int) -> None:
+        with connected():
+            tasks.perform(step_id, works, clients)
 
+    for name in works:
         at_home(huey, name, run)
     if pool is Pool.CONTROL:
         errands(huey)
