@@ -26,7 +26,7 @@ from playhouse.pool import MaxConnectionsExceeded
 from playhouse.postgres_ext import BinaryJSONField
 from psycopg.conninfo import conninfo_to_dict
 
-from app.pipelined import PipelinedDatabase
+from app.pipelined import Asked, PipelinedDatabase
 
 db = DatabaseProxy()
 # The database is away, broke off, or asks to try again (a deadlock): the same work later may succeed.
@@ -408,6 +408,25 @@ def send(sql: str, *params: Any) -> None:
     db.send(sql, params)
 
 
-def fetch_together(*statements: tuple[str, tuple[Any, ...]]) -> list[list[dict[str, Any]]]:
-    """The rows of several statements, in one round trip. Each sees what the ones before it did and locked."""
-    return [_rows(cursor) for cursor in db.execute_together(statements)]
+class Answer:
+    """Rows that are on their way: they are here when somebody looks at them."""
+
+    def __init__(self, asked: Asked) -> None:
+        self._asked = asked
+        self._rows: list[dict[str, Any]] | None = None
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        if self._rows is None:
+            self._rows = _rows(self._asked.answer())
+        return self._rows
+
+    @property
+    def count(self) -> int:
+        """How many rows a statement that returns none has touched."""
+        return int(self._asked.answer().rowcount)
+
+
+def ask(sql: str, *params: Any) -> Answer:
+    """Run a statement whose answer is looked at later; it travels with the next one whose answer is."""
+    return Answer(db.ask(sql, params))

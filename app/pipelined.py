@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import select
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,6 +19,22 @@ from peewee import InterfaceError, OperationalError, __exception_wrapper__  # ty
 from playhouse.postgres_ext import PooledPsycopg3Database
 
 Statement = tuple[str, Any]
+
+
+class Asked:
+    """A statement whose answer is wanted, but not yet: whoever reads it sends it, with all that wait before it."""
+
+    def __init__(self, read: Callable[[], None]) -> None:
+        self._read = read
+        self.cursor: Any = None
+
+    def answer(self) -> Any:
+        """The cursor with the answer."""
+        if self.cursor is None:
+            self._read()
+        return self.cursor
+
+
 _UNANSWERED = ("SAVEPOINT ", "RELEASE SAVEPOINT ")
 _ROLLBACK_TO = "ROLLBACK TO SAVEPOINT "
 
@@ -28,6 +44,7 @@ class _Waiting(threading.local):
 
     def __init__(self) -> None:
         self.statements: list[Statement] = []
+        self.asked: dict[int, Asked] = {}  # place in that list -> who wants the answer
 
 
 class PipelinedDatabase(PooledPsycopg3Database):  # type: ignore[misc]
@@ -45,7 +62,7 @@ class PipelinedDatabase(PooledPsycopg3Database):  # type: ignore[misc]
         if isolation_level is not None:
             return super().begin(isolation_level)  # type: ignore[no-any-return]
         self.cursor()  # a connection that is gone is replaced now, outside the transaction
-        self._waiting.statements = [("BEGIN", None)]
+        self._waiting.statements, self._waiting.asked = [("BEGIN", None)], {}
 
     def send(self, sql: str, params: Any = None) -> None:
         """A statement whose answer nobody needs; outside a transaction it is carried out at once."""
@@ -53,6 +70,21 @@ class PipelinedDatabase(PooledPsycopg3Database):  # type: ignore[misc]
             self._waiting.statements.append((sql, params))
         else:
             self.execute_sql(sql, params)
+
+    def ask(self, sql: str, params: Any = None) -> Asked:
+        """As `send`, for an answer that is read later."""
+        found = Asked(lambda: self._flush(found))
+        if self.in_transaction():
+            self._waiting.asked[len(self._waiting.statements)] = found
+            self._waiting.statements.append((sql, params))
+        else:
+            found.cursor = self.execute_sql(sql, params)
+        return found
+
+    def _flush(self, wanted: Asked) -> None:
+        if wanted not in self._waiting.asked.values():
+            raise OperationalError("There is no answer: the connection broke, or the statement was taken back unsent.")
+        self.execute_together([])
 
     def execute_sql(self, sql: str, params: Any = None) -> Any:
         if sql.startswith(_UNANSWERED):
@@ -65,39 +97,56 @@ class PipelinedDatabase(PooledPsycopg3Database):  # type: ignore[misc]
 
     def execute_together(self, statements: Sequence[Statement]) -> list[Any]:
         """A cursor with the answer of each, for one round trip."""
-        waiting, self._waiting.statements = self._waiting.statements, []
+        waiting = self._taken()
         with __exception_wrapper__:
-            return self._together(self.cursor().connection, [*waiting, *statements])[len(waiting) :]
+            return self._together(self.cursor().connection, waiting, statements)
 
     def commit(self) -> None:
         """On the connection of the transaction and no other: a new one would say yes to a COMMIT of nothing."""
-        waiting, self._waiting.statements = self._waiting.statements, []
-        if waiting and waiting[0][0] == "BEGIN" and all(sql.startswith(_UNANSWERED) for sql, _ in waiting[1:]):
+        waiting = self._taken()
+        sent, _ = waiting
+        if sent and sent[0][0] == "BEGIN" and all(sql.startswith(_UNANSWERED) for sql, _ in sent[1:]):
             return  # nothing was done
         if self.is_closed():
             raise InterfaceError("The connection is closed: nothing can be committed.")
         with __exception_wrapper__:
-            ended = self._together(self._state.conn, [*waiting, ("COMMIT", None)])
-        if ended[-1].statusmessage != "COMMIT":
+            [ended] = self._together(self._state.conn, waiting, [("COMMIT", None)])
+        if ended.statusmessage != "COMMIT":
             raise OperationalError("The server has rolled the transaction back.")
 
     def rollback(self) -> None:
-        waiting, self._waiting.statements = self._waiting.statements, []
-        if not waiting or waiting[0][0] != "BEGIN":
+        sent, _ = self._taken()
+        if not sent or sent[0][0] != "BEGIN":
             super().rollback()
+
+    def _taken(self) -> tuple[list[Statement], dict[int, Asked]]:
+        """What waits, to be sent or dropped."""
+        waiting = self._waiting.statements, self._waiting.asked
+        self._waiting.statements, self._waiting.asked = [], {}
+        return waiting
 
     def _never_sent(self, savepoint: str) -> bool:
         """Forget what has waited since a savepoint that is rolled back; whether that was all there is of it."""
         waiting = self._waiting.statements
         start = next((at for at, (sql, _) in enumerate(waiting) if sql == f"SAVEPOINT {savepoint}"), None)
         del waiting[start or 0 :]
+        self._waiting.asked = {at: one for at, one in self._waiting.asked.items() if at < len(waiting)}
         return start is not None
 
-    def _together(self, connection: Any, statements: Sequence[Statement]) -> list[Any]:
+    def _together(
+        self, connection: Any, waiting: tuple[list[Statement], dict[int, Asked]], more: Sequence[Statement]
+    ) -> list[Any]:
+        """Send what has waited and more in one round trip; the cursors of what is more."""
+        sent, asked = waiting
+        statements = [*sent, *more]
         if len(statements) == 1:
-            return [connection.cursor().execute(*statements[0])]
-        with connection.pipeline():
-            return [connection.cursor().execute(sql, params or ()) for sql, params in statements]
+            cursors = [connection.cursor().execute(*statements[0])]
+        else:
+            with connection.pipeline():
+                cursors = [connection.cursor().execute(sql, params or ()) for sql, params in statements]
+        for at, one in asked.items():
+            one.cursor = cursors[at]
+        return cursors[len(sent) :]
 
     # ------------------------------------------------------------ connections
 

@@ -8,7 +8,7 @@ import peewee
 import psycopg
 import pytest
 
-from app.models import UNAVAILABLE, db, execute, fetch, fetch_together, send
+from app.models import UNAVAILABLE, ask, db, execute, fetch, send
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -89,10 +89,29 @@ def test_an_inner_block_is_taken_back_alone(sent_before: bool) -> None:
 def test_several_answers_in_one_round_trip() -> None:
     with db.atomic():
         remember(1)
-        users, counted = fetch_together(
-            ("select id from users where id = %s for update", (1,)), ("select count(*) as n from users", ())
-        )
-    assert (users, counted) == ([{"id": 1}], [{"n": 1}])
+        users, counted = ask("select id from users where id = %s for update", 1), ask("select count(*) as n from users")
+        changed = ask("update users set login = 'y' where id = %s", 1)
+        remember(2)
+        assert (users.rows, counted.rows, changed.count) == ([{"id": 1}], [{"n": 1}], 1)
+        assert remembered() == [1, 2]
+
+
+def test_an_answer_that_nobody_waited_for_comes_with_the_commit() -> None:
+    with db.atomic():
+        changed = ask("insert into users (id, login) values (1, 'x')")
+    assert changed.count == 1
+    assert ask("select id from users").rows == [{"id": 1}], "outside a transaction it is asked at once"
+
+
+def test_a_question_that_was_taken_back_has_no_answer() -> None:
+    with db.atomic():
+        with suppress(ZeroDivisionError), db.atomic():
+            changed = ask("insert into users (id, login) values (1, 'x')")
+            raise ZeroDivisionError
+        with pytest.raises(peewee.OperationalError, match="taken back"):
+            _ = changed.count
+        kept = ask("select count(*) as n from users")
+        assert kept.rows == [{"n": 0}]
 
 
 @pytest.mark.parametrize("waiting", [True, False])

@@ -15,8 +15,9 @@ from typing import Any
 
 from psycopg.types.json import Jsonb
 
-from app.models import db, fetch_one, fetch_together, send
+from app.models import Answer, ask, db, fetch_one, send
 from app.redact import Redactor
+from app.types import LostLease
 
 _redactor = Redactor(())
 
@@ -64,21 +65,46 @@ def link(prev: str, job_id: int, seq: int, kind: str, at: datetime, actor: str, 
 
 
 class Entry:
-    """A locked job: its row as read, the changes and events to come."""
+    """A locked job: its row as read, the changes and events to come.
 
-    def __init__(self, row: dict[str, Any]) -> None:
-        self.row = row
-        self.id: int = row["id"]
-        self.now: datetime = row["now"]
-        self._changed: set[str] = set()
+    The lock is asked for with the first statement whose answer somebody looks at.
+    """
+
+    def __init__(self, job_id: int, found: Answer) -> None:
+        self.id = job_id
+        self._found = found
+        self._changes: dict[str, Any] = {}
         self._events: list[tuple[str, str, str | None, str]] = []
+        self._demands: list[tuple[Answer, str]] = []
+
+    @property
+    def _row(self) -> dict[str, Any]:
+        if not self._found.rows:
+            raise KeyError(f"there is no job {self.id}")
+        return self._found.rows[0]
+
+    @property
+    def now(self) -> datetime:
+        """The database's clock when the lock was taken."""
+        moment: datetime = self._row["now"]
+        return moment
 
     def __getitem__(self, column: str) -> Any:
-        return self.row[column]
+        return self._changes[column] if column in self._changes else self._row[column]
 
     def set(self, **columns: Any) -> None:
-        self.row.update(columns)
-        self._changed |= columns.keys()
+        self._changes |= columns
+
+    def demand(self, touched: Answer, otherwise: str) -> None:
+        """The statement must have touched one row, or all of it is undone with LostLease."""
+        self._demands.append((touched, otherwise))
+
+    def check(self) -> None:
+        """Whether all that was demanded is so."""
+        while self._demands:
+            touched, otherwise = self._demands.pop()
+            if touched.count != 1:
+                raise LostLease(otherwise)
 
     def event(self, kind: str, *, actor: str = "system:stitcher", step: str | None = None, **data: Any) -> None:
         self._events.append((kind, actor, step, canonical(redact(data))))
@@ -86,30 +112,32 @@ class Entry:
     @property
     def changed(self) -> bool:
         """Whether anything happened to the job in this block so far."""
-        return bool(self._events or self._changed)
+        return bool(self._events or self._changes)
 
     def next_fence(self) -> int:
         """A number greater than every fence of this job so far."""
-        self.set(fence=self.row["fence"] + 1)
-        return int(self.row["fence"])
+        self.set(fence=self["fence"] + 1)
+        return int(self["fence"])
 
     def close(self) -> None:
+        self.check()
         self._append_events()
-        if not self._changed:
+        if not self._changes:
             return
-        columns = sorted(self._changed)
+        columns = sorted(self._changes)
         assignments = ", ".join(f"{column} = %s" for column in columns)
         send(
             f"update runner_jobs set {assignments} where id = %s",
-            *(column_value(self.row[column]) for column in columns),
+            *(column_value(self._changes[column]) for column in columns),
             self.id,
         )
-        self._changed.clear()
+        self._row.update(self._changes)
+        self._changes = {}
 
     def _append_events(self) -> None:
         if not self._events:
             return
-        seq, prev, rows = self.row["event_seq"], self.row["event_hash"], []
+        seq, prev, rows = self["event_seq"], self["event_hash"], []
         for kind, actor, step, data in self._events:
             seq += 1
             digest = link(prev, self.id, seq, kind, self.now, actor, step, data)
@@ -132,10 +160,9 @@ def column_value(value: Any) -> Any:
 def entry(job_id: int) -> Iterator[Entry]:
     """Lock the job, let the block change it, write changes and events. Joins an open transaction."""
     with db.atomic():
-        row = fetch_one("select *, clock_timestamp() as now from runner_jobs where id = %s for update", job_id)
-        if row is None:
-            raise KeyError(f"there is no job {job_id}")
-        locked = Entry(row)
+        locked = Entry(
+            job_id, ask("select *, clock_timestamp() as now from runner_jobs where id = %s for update", job_id)
+        )
         yield locked
         locked.close()
 
@@ -144,18 +171,16 @@ def entry(job_id: int) -> Iterator[Entry]:
 def entry_of_step(step_id: int) -> Iterator[tuple[Entry, dict[str, Any]]]:
     """Lock the job that a step belongs to; the step's row as it is under that lock."""
     with db.atomic():
-        jobs, found = fetch_together(
-            (
-                "select j.*, clock_timestamp() as now from runner_jobs j "
-                "where j.id = (select job_id from job_steps where id = %s) for update",
-                (step_id,),
-            ),
-            ("select * from job_steps where id = %s", (step_id,)),
+        job = ask(
+            "select j.*, clock_timestamp() as now from runner_jobs j "
+            "where j.id = (select job_id from job_steps where id = %s) for update",
+            step_id,
         )
-        if not jobs:
+        found = fetch_one("select * from job_steps where id = %s", step_id)
+        if found is None:
             raise KeyError(f"there is no step {step_id}")
-        locked = Entry(jobs[0])
-        yield locked, found[0]
+        locked = Entry(found["job_id"], job)
+        yield locked, found
         locked.close()
 
 

@@ -10,7 +10,7 @@ from psycopg.types.json import Jsonb
 
 from app.ledger import chain, turns
 from app.ledger.chain import Entry
-from app.models import db, fetch_one
+from app.models import ask, db
 from app.types import REASONS, JobStatus, Trigger
 
 _S = JobStatus
@@ -55,14 +55,14 @@ def open_job(
         **(carry or {}),
     }
     names, marks = ", ".join(columns), ", ".join(["%s"] * len(columns))
-    row = fetch_one(
+    made = ask(
         f"insert into runner_jobs ({names}) values ({marks}) on conflict (trigger_key) do nothing "
         "returning *, clock_timestamp() as now",
         *columns.values(),
     )
-    if row is None:
+    if not made.rows:
         return None
-    entry = Entry(row)
+    entry = Entry(made.rows[0]["id"], made)
     entry.event(
         "job.created",
         actor=requester,

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
+from datetime import timedelta
 from typing import Any
 
 from psycopg.types.json import Jsonb
 
 from app.ledger import budgets, chain
 from app.ledger.chain import Entry, entry, entry_of_step
-from app.models import db, execute, fetch, fetch_one, send
+from app.models import ask, db, execute, fetch, fetch_one, send
 from app.pipeline import ANYWHERE, StepSpec
 from app.types import GateResult, LostLease, Phase, StepStatus, Usage
 
@@ -52,10 +53,6 @@ def ready(entry: Entry, step_ids: Iterable[int]) -> None:
     )
 
 
-_READY = "ready_at is not null and (run_after is null or run_after <= clock_timestamp())"
-_FRESH = "ready_at is null and run_after is null and crashes = 0"
-
-
 def claim(step_id: int, worker_id: int, host: str) -> dict[str, Any] | None:
     """Take a ready step: its row with a new fence, or None when it is not to be had (taken, cancelled, too early).
 
@@ -65,35 +62,45 @@ def claim(step_id: int, worker_id: int, host: str) -> dict[str, Any] | None:
         stopping = job["cancel_requested_at"] is not None or job["reason"] is not None
         if step["status"] != "pending" or job["finished_at"] or (stopping and step["phase"] != Phase.CLEANUP):
             return None
+        if step["ready_at"] is None or (step["run_after"] is not None and step["run_after"] > job.now):
+            return None
         if not _belongs(job, step["name"], host):
             # The bell that was heard here may ring elsewhere at once.
             send("update job_steps set rung_at = null where id = %s and status = 'pending'", step_id)
             return None
-        return _take(job, step_id, step["name"], worker_id, host, _READY)
+        return _take(job, step, worker_id, host)
 
 
-def take_next(job: Entry, step_id: int, name: str, worker_id: int, host: str) -> dict[str, Any] | None:
+def take_next(job: Entry, step: Mapping[str, Any], worker_id: int, host: str) -> dict[str, Any] | None:
     """Claim a step whose turn comes in this very transaction, for the worker that is here anyway; no bell rings.
 
     None when it has to wait (another host's, handed back, or its worker was lost before): then it is made ready.
+    `step` is its row as read under the job's lock.
     """
-    return _take(job, step_id, name, worker_id, host, _FRESH) if _belongs(job, name, host) else None
+    fresh = step["ready_at"] is None and step["run_after"] is None and step["crashes"] == 0
+    return _take(job, step, worker_id, host) if fresh and _belongs(job, step["name"], host) else None
 
 
-def _take(job: Entry, step_id: int, name: str, worker_id: int, host: str, when: str) -> dict[str, Any] | None:
-    row = fetch_one(
-        "update job_steps set status = 'running', worker_id = %s, host = %s, fence = %s, progress = null, "
-        f"lease_until = clock_timestamp() + interval '{LEASE_SECONDS} seconds', started_at = clock_timestamp(), "
-        f"ready_at = coalesce(ready_at, clock_timestamp()) where id = %s and status = 'pending' and {when} returning *",
-        worker_id,
-        host,
-        job["fence"] + 1,
-        step_id,
+def _take(job: Entry, step: Mapping[str, Any], worker_id: int, host: str) -> dict[str, Any]:
+    """The row as it is from now on. Nobody else can have taken it: that needs the job's lock, which is ours."""
+    taken = {
+        "status": "running",
+        "worker_id": worker_id,
+        "host": host,
+        "fence": job.next_fence(),
+        "progress": None,
+        "lease_until": job.now + timedelta(seconds=LEASE_SECONDS),
+        "started_at": job.now,
+        "ready_at": step["ready_at"] or job.now,
+    }
+    send(
+        f"update job_steps set {', '.join(f'{column} = %s' for column in taken)} "
+        "where id = %s and status = 'pending'",
+        *taken.values(),
+        step["id"],
     )
-    if row is None:
-        return None
-    job.next_fence()
-    if job["host"] is None and name not in ANYWHERE:
+    row = {**step, **taken}
+    if job["host"] is None and step["name"] not in ANYWHERE:
         job.set(host=host)
     job.event("step.started", actor="system:worker", step=key_of(row), fence=row["fence"], worker=worker_id)
     return row
@@ -157,8 +164,8 @@ def finish(
     reason: str = "",
     detail: str = "",
 ) -> None:
-    """Close a running step. Raises LostLease when somebody else owns it by now."""
-    won = execute(
+    """Close a running step. `entry.check()` raises LostLease when somebody else owns it by now."""
+    won = ask(
         "update job_steps set status = %s, worker_id = null, lease_until = null, finished_at = clock_timestamp(), "
         "output = %s, reason = %s, detail = %s, progress = null where id = %s and fence = %s and status = 'running'",
         status.value,
@@ -168,9 +175,7 @@ def finish(
         step["id"],
         step["fence"],
     )
-    if won != 1:
-        raise LostLease(f"{key_of(step)} is no longer ours")
-    _go_on(entry)
+    entry.demand(won, f"{key_of(step)} is no longer ours")
     entry.event(
         f"step.{status.value}",
         actor="system:worker",
@@ -180,7 +185,7 @@ def finish(
     )
 
 
-def _go_on(entry: Entry) -> None:
+def go_on(entry: Entry) -> None:
     """The job's clock goes on: what it waited for the forge does not count against its time limit."""
     since, deadline = entry["forge_wait_since"], entry["deadline_at"]
     if since is not None:
@@ -299,7 +304,7 @@ def log(step_id: int, text: str) -> None:
 
 def gate_result(entry: Entry, step: Mapping[str, Any], result: GateResult) -> None:
     """Store a gate's receipt, once per step, in the transaction that closes the step."""
-    execute(
+    send(
         "insert into gate_results (job_id, step_id, round, name, type, command, required, passed, exit_code, seconds, "
         "why, output, counts, coverage, tree_sha, timed_out) values (%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s) "
         "on conflict (step_id) do nothing",

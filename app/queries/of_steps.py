@@ -17,6 +17,7 @@ def steps(job_id: int) -> tuple[Step, ...]:
 
 
 def step_rows(job_id: int) -> list[dict[str, Any]]:
+    """As `steps`, in the order of the plan, as they stand there."""
     return fetch("select * from job_steps where job_id = %s order by ord, name, round, attempt", job_id)
 
 

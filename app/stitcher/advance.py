@@ -31,6 +31,7 @@ from app.stitcher.dispatch import dispatch, may_start, queue_moved, ring_ready, 
 from app.stitcher.placing import place
 from app.types import Done, Failed, GateResult, GateSpec, HandBack, JobStatus, LostLease, Pool, Result, Step, StepStatus
 
+Rows = Sequence[Mapping[str, Any]]
 CLICKS = ("opened", "assigned", "labeled")  # triggers that one click may raise together
 _MAX_MOVES = 50  # a job makes fewer than ten moves at a time; more means that `decide` runs in a circle
 
@@ -45,6 +46,13 @@ class Taker:
     worker_id: int
     host: str
     took: dict[str, Any] | None = None
+    rows: Rows = ()  # the job's steps as they were read under its lock
+
+    def take(self, job: Entry, step_id: int) -> bool:
+        """Claim this step; False when it has to wait for its bell."""
+        row = next(row for row in self.rows if row["id"] == step_id)
+        self.took = steps.take_next(job, row, self.worker_id, self.host)
+        return self.took is not None
 
 
 def advance(job_id: int) -> None:
@@ -53,31 +61,35 @@ def advance(job_id: int) -> None:
         step_forward(job)
 
 
-def step_forward(job: Entry, taker: Taker | None = None) -> None:
-    """`advance` for a job that is already locked in the open transaction."""
+def step_forward(job: Entry, taker: Taker | None = None, found: Rows | None = None) -> None:
+    """`advance` for a job that is already locked in the open transaction. `found`: its steps, if they are known."""
     pools: set[Pool] = set()
     for _ in range(_MAX_MOVES):
         rows = specs_of(job)
-        so_far = _with_new_rows(job, rows, queries.steps(job.id))
+        found = _with_new_rows(job, rows, found or queries.step_rows(job.id))
+        so_far = tuple(map(queries.as_step, found))
         moves = decide(facts_of(job), rows, so_far)
+        if taker:
+            taker.rows = found
         if not _make(job, moves, rows, so_far, pools, taker):
             break
+        found = None
     else:
         raise RuntimeError(f"job {job.id} does not come to rest")
     for pool in sorted(pools):
         dispatch(pool)
-    if job.changed:
+    if job.changed and job["number"] is not None:
         tell(job.id, at_once=job["finished_at"] is not None, status=job["status"])
 
 
-def _with_new_rows(job: Entry, rows: Sequence[StepSpec], so_far: tuple[Step, ...]) -> tuple[Step, ...]:
+def _with_new_rows(job: Entry, rows: Sequence[StepSpec], found: Rows) -> Rows:
     """A pipeline that has gained a row since the job was queued: the job gets it too."""
-    known = {step.name for step in so_far}
+    known = {step["name"] for step in found}
     missing = [row for row in rows if row.name not in known]
     if not missing or job["status"] == JobStatus.PENDING:
-        return so_far
+        return found
     steps.lay(job, missing, round=1)
-    return queries.steps(job.id)
+    return queries.step_rows(job.id)
 
 
 def specs_of(job: Entry) -> tuple[StepSpec, ...]:
@@ -162,10 +174,8 @@ def _ready(job: Entry, due: Sequence[Step], rows: Sequence[StepSpec], taker: Tak
     pool_of = {row.name: row.pool for row in rows}
     ours = [step for step in due if pool_of[step.name] is Pool.CONTROL]
     others = [step for step in due if step not in ours]
-    if taker and ours:
-        taker.took = steps.take_next(job, ours[0].id, ours[0].name, taker.worker_id, taker.host)
-        if taker.took:
-            ours = ours[1:]
+    if taker and ours and taker.take(job, ours[0].id):
+        ours = ours[1:]
     if ours:
         ring_ready(job, [step.id for step in ours])
     if others:
@@ -239,7 +249,11 @@ def record(step: Mapping[str, Any], result: Result, taker: Taker | None = None) 
     try:
         with chain.entry(step["job_id"]) as job:
             _close_step(job, step, result)
-            step_forward(job, taker)
+            found = queries.step_rows(job.id)
+            job.check()
+            if not isinstance(result, HandBack):
+                steps.go_on(job)
+            step_forward(job, taker, found)
     except LostLease:
         return False
     return True

@@ -160,7 +160,7 @@ def crash_uncounted() -> Any:
 def split_commit() -> Any:
     """The result is committed first, what follows from it in another transaction; and the sweep does not look."""
 
-    def record(step: Any, result: Any) -> bool:
+    def record(step: Any, result: Any, taker: Any = None) -> bool:
         try:
             with chain.entry(step["job_id"]) as job:
                 _ADVANCE._close_step(job, step, result)
@@ -192,7 +192,7 @@ def cancel_ignored_by_claim() -> Any:
     @contextmanager
     def never_stopping(step_id: int) -> Iterator[Any]:
         with real(step_id) as (job, step):
-            job.row.update(cancel_requested_at=None)
+            job._row.update(cancel_requested_at=None)
             yield job, step
 
     def cancel(job_id: int, actor: str) -> bool:
