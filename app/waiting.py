@@ -23,7 +23,7 @@ _PLACES = {"agents": "agent slot", "gates": "place for gates", "control": "contr
 class Waiting:
     """`position` from 1: the place in the queue of the job's repository, while it is in one."""
 
-    code: str  # paused | branch_busy | queue | next | backing_off | no_consumer | no_slot | person
+    code: str  # paused | branch_busy | queue | next | backing_off | no_consumer | no_slot | alone | person
     sentence: str
     position: int | None = None
 
@@ -80,6 +80,10 @@ def no_consumer(pool: str) -> Waiting:
 
 def no_slot(pool: str, busy: int, slots: int) -> Waiting:
     return Waiting("no_slot", f"No {_PLACES.get(pool, pool)} is free: {busy} of {slots} work.")
+
+
+def alone(crashes: int) -> Waiting:
+    return Waiting("alone", f"Its worker was lost {crashes} times: it runs next without another such step beside it.")
 
 
 def person() -> Waiting:

@@ -228,6 +228,40 @@ def test_a_step_that_kills_its_process_is_stopped_after_three_and_harms_nobody_e
     assert spine.broken_links(poison) == [] and spine.broken_links(sound) == []
 
 
+def test_of_those_whose_worker_was_lost_twice_one_runs_at_a_time(database: str) -> None:
+    """They went down together: alone, each shows whether it was the one. A healthy one beside them need not wait."""
+    suspects, dead = [spine.submit(repository_id=number) for number in (11, 12, 13)], spine.worker()
+    for job in [*suspects, *suspects]:
+        assert steps.claim(_admit(job), dead, "here")
+        take_back(_admit(job))
+    sound, live = spine.submit(repository_id=14), Worker(database, "control", 8)
+    live.start()
+    try:
+        for done in range(len(suspects)):
+            assert _rung_again() >= {_admit(sound)}
+            [first] = _rung_again() - {_admit(sound)}
+            row = steps.claim(first, live.id, "here")
+            assert row is not None and row["crashes"] == 2
+            assert _rung_again() == {_admit(sound)}, "while one of them runs, the others wait"
+            waits = [job for job in suspects if (why := queries.waiting_for(job)) and why.code == "alone"]
+            assert len(waits) == len(suspects) - 1 - done
+            assert stitcher.record(row, spine.admitted(row["job_id"]))
+    finally:
+        live.stop()
+
+
+def _rung_again() -> set[int]:
+    """The admissions for which the sweep rings when all bells were lost."""
+    spine.silence()
+    execute("update job_steps set rung_at = null")
+    stitcher.sweep()
+    return {number for _, task, number in spine.bells() if task == "runner.admit"}
+
+
+def _admit(job: int) -> int:
+    return int(rows(job, "runner.admit")[0]["id"])
+
+
 @pytest.mark.usefixtures("database")
 def test_what_is_done_again_for_a_crash_keeps_its_attempts() -> None:
     """The agent's step is lost three times over: each time the worktree is made again, at no cost."""

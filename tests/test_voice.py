@@ -507,6 +507,7 @@ SINCE = datetime(2026, 11, 22, 18, 30, tzinfo=UTC)
         (waiting.paused("cli:root", SINCE, 1), "Paused by the operator since 2026-11-22 18:30 UTC; the operator "
          "resumes it."),
         (waiting.no_slot("agents", 2, 2), "No agent slot is free: 2 of 2 work."),
+        (waiting.alone(2), "Its worker was lost 2 times: it runs next without another such step beside it."),
         (waiting.no_consumer("gates"), "No gates consumer is alive: ask the operator to look at `mosaic doctor`."),
         (waiting.forge_away(SINCE, 12.3), "Gitea does not answer since 18:30 UTC: Mosaic asks again in 12s."),
         (waiting.backing_off("engine_unavailable", 75, 2), "The agent engine or its model does not answer: try 3 in "

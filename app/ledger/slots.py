@@ -7,6 +7,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from app.ledger.breaker import CLOSED
+from app.ledger.steps import MAX_CRASHES
 from app.ledger.turns import served_before
 from app.models import UNAVAILABLE, execute, fetch, send
 from app.pipeline import ANYWHERE
@@ -62,10 +63,20 @@ def passing(error: Exception) -> bool:
     return isinstance(error, UNAVAILABLE)
 
 
+# A step that may have killed its worker, with one chance left: its pool runs one of these at a time, so that whoever
+# only stood beside the one that kills is told apart from it.
+SUSPECT = MAX_CRASHES - 1
+_READY = "{0}.ready_at is not null and ({0}.run_after is null or {0}.run_after <= clock_timestamp())"
+_ALONE = (
+    f"(s.crashes < {SUSPECT} or s.id = (select o.id from job_steps o join runner_jobs p on p.id = o.job_id "
+    f"where o.pool = s.pool and o.crashes >= {SUSPECT} and p.host is not distinct from j.host "
+    f"and (o.status = 'running' or (o.status = 'pending' and {_READY.format('o')})) "
+    "order by o.status = 'running' desc, o.ready_at, o.id limit 1))"
+)
+
 # Ready steps of a pool that nobody was rung for a moment ago; those that wait for the forge wait while it is away.
 _WANTING = (
-    "s.pool = %s and s.status = 'pending' and s.ready_at is not null "
-    "and (s.run_after is null or s.run_after <= clock_timestamp()) "
+    f"s.pool = %s and s.status = 'pending' and {_READY.format('s')} and {_ALONE} "
     "and (s.rung_at is null or s.rung_at < clock_timestamp() - %s * interval '1 second') "
     f"and (s.reason <> 'forge_unavailable' or {CLOSED})"
 )
@@ -103,10 +114,10 @@ def take_bells(pool: str, limit: int, *, bell_seconds: int, aging_cap: int, agin
 def ready_at_once(step_ids: list[int], pool: str, host: str) -> tuple[str, tuple[Any, ...]]:
     """For `queue.ring_for`: it is the turn of these steps of a pool without limit; `host` = the job's, "" if none yet.
 
-    A step that has to wait, or that lost its worker twice, is made ready and left to the dispatcher.
+    A step that has to wait, or that has to run alone, is made ready and left to the dispatcher.
     """
     return (
-        "made as (update job_steps s set ready_at = clock_timestamp(), rung_at = case when s.crashes < 2 "
+        "made as (update job_steps s set ready_at = clock_timestamp(), rung_at = case when s.crashes < %s "
         "and (s.run_after is null or s.run_after <= clock_timestamp()) "
         f"and (s.reason <> 'forge_unavailable' or {CLOSED}) then clock_timestamp() end "
         "where s.id = any(%s) and s.status = 'pending' and s.ready_at is null returning s.id, s.name, s.rung_at), "
@@ -114,7 +125,7 @@ def ready_at_once(step_ids: list[int], pool: str, host: str) -> tuple[str, tuple
         "or (select count(distinct host) from workers where ended_at is null) < 2 then '' else '@' || %s end as queue, "
         "split_part(s.name, '.', 1) || '.' || split_part(s.name, '.', 2) as task, s.id as number, 0 as priority "
         "from made s where s.rung_at is not null)",
-        (step_ids, pool, list(ANYWHERE), host, host),
+        (SUSPECT, step_ids, pool, list(ANYWHERE), host, host),
     )
 
 

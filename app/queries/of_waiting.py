@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from app import waiting
+from app.ledger.slots import SUSPECT
 from app.ledger.turns import QUEUE
 from app.ledger.workers import alive
 from app.models import fetch, fetch_one
@@ -102,7 +103,7 @@ def _queue(repositories: set[int]) -> _Queue:
 def _steps(job_ids: list[int]) -> dict[int, Waiting | None]:
     """Of jobs of which nothing runs: why the step whose turn it is does not run."""
     rows = fetch(
-        "select distinct on (s.job_id) s.job_id, s.pool, s.reason, s.faults, "
+        "select distinct on (s.job_id) s.job_id, s.pool, s.reason, s.faults, s.crashes, "
         "extract(epoch from s.run_after - clock_timestamp()) as wait, s.ready_at is not null as ready, "
         "s.rung_at >= clock_timestamp() - %s * interval '1 second' as rung from job_steps s "
         "where s.job_id = any(%s) and s.status = 'pending' and (s.ready_at is not null or s.faults > 0) "
@@ -124,6 +125,8 @@ def _why_step(step: Row, pools: Mapping[str, Row], forge: Breaker) -> Waiting | 
     pool = pools.get(step["pool"])
     if pool is None:
         return waiting.no_consumer(step["pool"])
+    if step["ready"] and not step["rung"] and step["crashes"] >= SUSPECT:
+        return waiting.alone(step["crashes"])
     if step["ready"] and not step["rung"] and pool["busy"] >= pool["slots"]:
         return waiting.no_slot(step["pool"], pool["busy"], pool["slots"])
     return None
