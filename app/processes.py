@@ -26,6 +26,7 @@ from app.types import MosaicError
 
 # Seconds: before the first restart, doubling up to the last; a child that lived so long starts again with the first.
 BACKOFF_FIRST, BACKOFF_LAST, SETTLED = 0.1, 10.0, 30.0
+HURRY = 10.0  # seconds that a child has to end in once somebody has asked twice: consumers hand back what they hold
 LINE_LIMIT = 64 * 1024  # bytes of one line of output; longer ones are broken
 _CONTROLS = bytes({*range(32), 127} - {9})  # a child may print what an agent wrote: it must not drive the terminal
 _COLOURS = (36, 33, 35, 32, 34, 31)
@@ -88,7 +89,8 @@ class Supervisor:
 
         Returns 0 after an asked stop (SIGTERM, SIGINT, SIGHUP, stop()), else the exit code of the `restart=False` child
         that ended, 1 for a child that did not become ready, 127 for one that could not be started at all.
-        A second signal kills at once. Call it from a thread that lives as long as the children should.
+        A second signal sends SIGINT, at which a child ends without waiting for its work; a third one kills. Call it
+        from a thread that lives as long as the children should.
         """
         self._selector.register(self._wake_read, selectors.EVENT_READ, self._drain_wakeups)
         with self._signals():
@@ -101,7 +103,7 @@ class Supervisor:
         return self._code
 
     def stop(self) -> None:
-        """Ask for an orderly stop; a second call kills at once. Safe from any thread and from signal handlers."""
+        """Ask for an orderly stop, again: for a quick one, again: kill. Safe from any thread and signal handler."""
         self._stops += 1
         with suppress(BlockingIOError):  # the pipe is full: the loop is awake anyway
             os.write(self._wake_write, b"x")
@@ -208,15 +210,23 @@ class Supervisor:
         child, process = slot.child, slot.process
         if process is None:
             return
-        with suppress(ProcessLookupError):
-            signal.pidfd_send_signal(slot.pidfd, child.stop_signal)
-        deadline = time.monotonic() + child.stop_timeout
-        while slot.process is process and time.monotonic() < deadline and self._stops < 2:
-            self._turn(max(0.0, deadline - time.monotonic()))
+        self._ask(slot, child.stop_signal, child.stop_timeout, 2)
+        if self._stops > 1:
+            self._ask(slot, signal.SIGINT, min(child.stop_timeout, HURRY), 3)
         if slot.process is process:
             self._say(f"{child.name} did not end in time: killed")
             _kill_group(process)
             self._reap(slot)
+
+    def _ask(self, slot: _Slot, number: signal.Signals, seconds: float, enough: int) -> None:
+        """Send the signal to a child and wait for its end, so long or until `enough` stops have been asked for."""
+        process, deadline = slot.process, time.monotonic() + seconds
+        if process is None:
+            return
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(slot.pidfd, number)
+        while slot.process is process and time.monotonic() < deadline and self._stops < enough:
+            self._turn(max(0.0, deadline - time.monotonic()))
 
     @contextmanager
     def _signals(self) -> Iterator[None]:

@@ -54,6 +54,7 @@ log = logging.getLogger("mosaic.tasks")
 CONTROL_SLOTS = 8
 GATE_SECONDS = 7_500.0  # a gate has its own limit of at most two hours; this one is for a sandbox that hangs
 BACKOFF_SECONDS = (1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0)
+_LOOK_SECONDS = 0.1  # how often a consumer that ends looks whether it shall end at once
 RECORD_PAUSES = (0.2, 0.5, 1.0, 2.0, 5.0, *[10.0] * 12)  # seconds between the tries to record a result
 
 GO_ON_SECONDS = 0.1  # so long a worker goes on with a job's next steps; then whoever else waits has its turn
@@ -275,14 +276,29 @@ def slots_of(settings: Settings, pool: Pool) -> int:
 
 
 class PoolConsumer(Consumer):  # type: ignore[misc]
-    """Huey's consumer, which on SIGTERM first lets the worker hand back what can be handed back."""
+    """Huey's consumer, told to end by any signal, however often: the worker hands back what can be handed back.
+
+    What cannot be interrupted has time to end; SIGINT leaves it none. A signal never raises into what runs here: Huey's
+    own second one would, and a process that ends half-way through handing back counts as a crash.
+    """
 
     worker: Worker
+    at_once = False
 
     def _handle_signal(self, signum: int, frame: Any) -> None:
-        if signum == signal.SIGTERM:
+        self.at_once = self.at_once or signum == signal.SIGINT
+        self._signum, self._restart, self._graceful = signum, False, True
+        if not self.worker.draining:
             self.worker.drain()
-        super()._handle_signal(signum, frame)
+
+    def _join_workers(self) -> bool:
+        deadline = time.monotonic() + self.shutdown_timeout
+        threads = [thread for _, thread in self.worker_threads] + [self.scheduler]
+        while (left := [thread for thread in threads if thread.is_alive()]) and not self.at_once:
+            if time.monotonic() > deadline:
+                break
+            left[0].join(_LOOK_SECONDS)
+        return not left
 
 
 def consume(settings: Settings, pool: Pool) -> None:
@@ -344,7 +360,7 @@ def hand_back(worker: Worker) -> None:
 
 
 def run(huey: queue.Doorbell, worker: Worker, seconds: float = 25.0) -> None:
-    """Hear bells until SIGTERM; what runs then has `seconds` to end."""
+    """Hear bells until SIGTERM; what runs then has `seconds` to end, or until SIGINT."""
     consumer = PoolConsumer(
         huey,
         workers=worker.slots,
@@ -357,6 +373,7 @@ def run(huey: queue.Doorbell, worker: Worker, seconds: float = 25.0) -> None:
         scheduler_interval=60,  # nothing of ours is in Huey's schedule
     )
     consumer.worker = worker
+    consumer._set_signal_handlers()  # Huey sets them after its threads have begun to take steps
     consumer.run()
 
 

@@ -374,6 +374,23 @@ def test_what_does_not_end_in_time_is_handed_back_once(crew: Crew, tmp_path: Pat
     assert ended(job) == "done" and lost(job) == []
 
 
+@pytest.mark.parametrize("signals", [["SIGTERM"] * 6, ["SIGTERM", "SIGINT"], ["SIGINT"], ["SIGHUP", "SIGTERM"]])
+def test_who_is_told_more_than_once_to_end_counts_no_crash(crew: Crew, tmp_path: Path, signals: list[str]) -> None:
+    """What does not end by itself is handed back: at once with SIGINT, else after its time."""
+    patience = 600.0 if "SIGINT" in signals else 1.0
+    hand = crew.hire("control", {"runner.snapshot": f"stubborn:{tmp_path / 'open'}"}, patience=patience)
+    busy = [spine.submit(repository_id=300 + number) for number in range(4)]
+    until(lambda: all(runs(job, "runner.snapshot") for job in busy), "all to be at work")
+    for name in signals:
+        hand.send(signal.Signals[name])
+        until(lambda: fetch("select 1 from workers where id = %s and draining", hand.id), "it to hear that")
+    assert hand.ended() == 0
+    for job in busy:
+        [back] = rows(job, "runner.snapshot")
+        assert (back["status"], back["crashes"], back["reason"]) == ("pending", 0, "worker_stopped")
+        assert lost(job) == []
+
+
 def test_who_drains_leaves_the_bells_to_others(database: str) -> None:
     draining, other = (
         doorbell(Pool.CONTROL, database, "here", closed=lambda yes=yes: yes).storage for yes in (True, False)

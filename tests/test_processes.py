@@ -257,6 +257,19 @@ def test_a_second_signal_does_not_wait(supervise: Callable[..., Run]) -> None:
     wait_for(lambda: not alive(stubborn))
 
 
+def test_a_second_signal_asks_for_a_quick_end_and_a_third_one_kills(supervise: Callable[..., Run]) -> None:
+    script = "trap 'echo slow' TERM; trap 'echo quick' INT; echo pid $$; while :; do sleep 0.02; done"
+    run = supervise(shell("a", script, "stop_timeout=3600"))
+    stubborn = run.pid("a")
+    for heard in ("slow", "quick"):
+        run.send(signal.SIGTERM)
+        run.until(f"a      | {heard}")
+        assert alive(stubborn)
+    run.send(signal.SIGTERM)
+    assert run.end() == 0 and "a did not end in time: killed" in run.text
+    assert not alive(stubborn)
+
+
 def test_the_children_of_a_killed_supervisor_die_with_it(supervise: Callable[..., Run]) -> None:
     run = supervise(shell("a", "trap '' TERM INT HUP; echo pid $$; while :; do sleep 0.02; done"))
     child = run.pid("a")
