@@ -33,7 +33,7 @@ INVARIANTS: Mapping[str, str] = {
     "terminal": "A job that has ended has a reason that fits its status, no open step, and no work after its last "
     "word.",
     "effects": "A write to the outside that is done has the number that the forge gave it, and one version of each "
-    "that was asked for.",
+    "that was asked for; of a job that has ended no push is planned.",
     "effect_once": "No two comments of Mosaic's are the same comment of the forge.",
     "authority": "Before its first push a job was allowed by the rights of who asked, and it came from somewhere.",
     "green_push": "What was pushed is a tree that every required gate had found green.",

@@ -20,18 +20,20 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from psycopg.types.json import Jsonb
 
 from app import breaker as asked
 from app import queries, settings, stitcher
+from app.audit import verify
 from app.clients.gitea import GiteaClient
 from app.clients.http_faults import retry_after
 from app.context import Clients
 from app.edge import connected
 from app.gitea_events import text_hash
-from app.ledger import breaker, dead_letters, effects, steps
+from app.ledger import breaker, carried, dead_letters, effects, steps
 from app.ledger.chain import transaction
 from app.models import execute, fetch_one
-from app.types import Ambiguous, Done, GateResult, Misconfigured, Outage, Permanent, Pool, Transient, Trigger
+from app.types import Ambiguous, Done, GateResult, LostLease, Misconfigured, Outage, Permanent, Pool, Transient, Trigger
 from app.worker import Worker
 from jobs import herald, runner, tasks
 from jobs.herald.marker import marker
@@ -1025,6 +1027,83 @@ def test_a_fault_of_ours_is_not_tried_for_ever(world: World) -> None:
     assert states == ["planned"] * 9 + ["failed"] and row_of("odd")["code"] == "internal_error"
 
 
+def test_what_is_told_stays_told_though_looking_for_copies_fails(world: World) -> None:
+    job = world.ask()
+    key = a_comment(world, job, "closing")
+    execute("update effects set unsure = true where key = %s", key)
+    assert world.deliver(key)["settle_at"] is not None and len(world.said()) == 1
+    execute("update effects set target = target - 'number' where key = %s", key)  # a fault of ours in every look
+    seen = [world.deliver(key) for _ in range(10)]
+    assert {row["state"] for row in seen} == {"done"}
+    assert (seen[-1]["settled"], seen[-1]["code"], seen[-1]["unsure"]) == (1, "internal_error", False)
+    assert "number" in seen[-1]["error"] and seen[-1]["settle_at"] is not None and seen[-1]["waiting_since"] is None
+    assert queries.dead_effects() == [] and "notification.failed" not in kinds(job)
+    assert [row["key"] for row in queries.unlooked_effects()] == [key]
+    assert f"done   comment.closing  {world.repo}" in mosaic(world).stdout
+    execute("update effects set target = target || %s where key = %s", Jsonb({"number": world.number}), key)
+    row = world.settled(key)
+    assert (row["state"], row["code"], len(world.said())) == ("done", "", 1) and queries.unlooked_effects() == []
+
+
+# ---------------------------------------------------------------- what a step carries
+
+
+def test_a_push_of_a_job_that_ended_without_it_is_closed(world: World) -> None:
+    job = world.ask()
+    world.work(job, upto="herald.publish")
+    world.fault("GET", "/info/refs", "status", times=1, status=503)
+    world.work(job)
+    key = f"job:{job}:push"
+    assert row_of(key)["state"] == "planned" and key in [row["key"] for row in queries.waiting_effects()]
+    stitcher.cancel(job, "gitea:alice")
+    assert world.work(job) == "cancelled"
+    row = row_of(key)
+    assert (row["state"], row["code"], row["error"]) == (
+        "failed", "not_wanted", "The job was cancelled before this was done."
+    )  # fmt: skip
+    told = [event for event in queries.events(job) if event.kind == "notification.dropped"]
+    assert [(event.data["key"], event.data["code"], event.actor) for event in told] == [
+        (key, "not_wanted", "system:stitcher")
+    ]
+    assert queries.waiting_effects() == [one for one in queries.waiting_effects() if one["kind"] != "push"]
+    assert queries.dead_effects() == [] and ("push", "failed") not in queries.effect_counts()
+    shown = mosaic(world).stdout
+    assert f"{row['id']:>6}  closed push             {world.repo}#{world.number}  job {job}" in shown
+    assert "not_wanted: The job was cancelled before this was done." in shown
+    url = str(world.clients.settings.database_url)
+    assert verify(url, witness=world.clients.paths.audit).violations == []
+    execute("update effects set state = 'planned' where key = %s", key)
+    found = verify(url, witness=world.clients.paths.audit).violations
+    assert [str(one) for one in found] == [f"effects: job {job}: {key} is planned, and its job has ended"]
+
+
+def test_a_publisher_that_wakes_up_after_the_end_of_its_job_pushes_nothing(world: World) -> None:
+    job = world.ask()
+    world.work(job, upto="herald.publish")
+    before, effect = claimed_push(world, job)
+    execute("update job_steps set lease_until = clock_timestamp() - interval '1 second' where id = %s", before["id"])
+    stitcher.cancel(job, "gitea:alice")
+    stitcher.sweep()
+    assert world.work(job) == "cancelled"
+    with pytest.raises(LostLease):
+        effects.check(effect)
+    assert row_of(effect["key"])["unsure"], "somebody had it in hand"
+    for anew in (False, True):
+        with pytest.raises(LostLease):
+            carried.plan_for(before, f"job:{job}:pull", "pull_request", {}, anew=anew)
+    assert queries.effect(f"job:{job}:pull") is None and world.forge.pulls(world.repo) == []
+
+
+def claimed_push(world: World, job: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(step, effect) of a publisher that is about to push."""
+    row = steps.claim(spine.ready_steps(job)[0], world.clients.worker.id, world.clients.worker.host)
+    assert row is not None
+    carried.plan_for(row, f"job:{job}:push", "push", {"repository_id": world.repository_id, "sha": "1" * 40})
+    effect = effects.claim(row_of(f"job:{job}:push")["id"], world.clients.worker.id)
+    assert effect is not None
+    return row, effect
+
+
 # ---------------------------------------------------------------- the command line
 
 
@@ -1050,10 +1129,10 @@ def test_the_command_line_lists_replays_and_drops(world: World) -> None:
     world.practice.world.faults.clear()
     shown = mosaic(world).stdout
     assert "forge   answers (1 failures in a row, the last: server_error)" in shown
-    assert f"{row['id']:>6}  dead  comment.closing  {world.repo}#{world.number}  job {job}  since " in shown
+    assert f"{row['id']:>6}  dead   comment.closing  {world.repo}#{world.number}  job {job}  since " in shown
     assert "forge_forbidden: POST" in shown and "mosaic effects replay ID" in shown
     number = row_of(waiting)["id"]
-    assert f"{number:>6}  waits comment.reply" in shown and "server_error: GET" in shown and "next try" in shown
+    assert f"{number:>6}  waits  comment.reply" in shown and "server_error: GET" in shown and "next try" in shown
 
     spine.silence()
     ran = mosaic(world, "replay", "--all")

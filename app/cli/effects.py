@@ -41,6 +41,11 @@ def cmd_effects(arguments: argparse.Namespace) -> int:
             print(_line(row, "waits", row["waiting_since"] or row["created_at"], f"next try {stamp(row['next_at'])}"))
         for row in dead:
             print(_line(row, "dead", row["failed_at"] or row["created_at"], f"after {row['attempts']} tries"))
+        for row in queries.unlooked_effects():
+            look = f"next look for copies {stamp(row['settle_at'])}" if row["settle_at"] else "not looked for copies"
+            print(_line(row, "done", row["done_at"], look))
+        for row in queries.closed_effects():
+            print(_line(row, "closed", row["dropped_at"], "given up"))
         if dead:
             print("When the cause is mended: `mosaic effects replay ID` (or --all); to give one up: `drop ID`.")
         elif not waiting:
@@ -63,7 +68,7 @@ def _breaker(now: Breaker) -> str:
 def _line(row: dict[str, Any], state: str, since: datetime, then: str) -> str:
     where = f"{row['repository']}#{row['number']}" if row["number"] else row["repository"]
     owner = f"job {row['job_id']}" if row["job_id"] else f"delivery {row['delivery_id']}"
-    head = f"{row['id']:>6}  {state:<5} {row['kind']:<16} {plain(where)}  {owner}"
+    head = f"{row['id']:>6}  {state:<6} {row['kind']:<16} {plain(where)}  {owner}"
     why = f"\n        {row['code'] or 'failed'}: {plain(row['error'])[:_WIDTH]}" if row["error"] else ""
     return f"{head}  since {stamp(since)}, {then}{why}"
 

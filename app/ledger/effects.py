@@ -154,13 +154,19 @@ def done(
     )
 
 
-def settled(effect: dict[str, Any], external_id: str | None) -> None:
-    """One look for copies is over; `external_id` = the one that is left. The next look comes later."""
+def settled(effect: dict[str, Any], external_id: str | None, *, error: str = "", code: str = "") -> None:
+    """One look for copies is over; `external_id` = the one that is left. The next look comes later.
+
+    `error` = why the look came to nothing; what it looked after is told all the same.
+    """
     execute(
-        "update effects set external_id = coalesce(%s, external_id), settled = settled + 1, attempts = 0, error = '', "
-        "code = '', waiting_since = null, settle_at = clock_timestamp() + (%s::float8[])[settled + 2] "
+        "update effects set external_id = coalesce(%s, external_id), settled = settled + 1, attempts = 0, "
+        "error = case when state = 'done' then %s else '' end, code = case when state = 'done' then %s else '' end, "
+        "waiting_since = null, settle_at = clock_timestamp() + (%s::float8[])[settled + 2] "
         "* interval '1 second', worker_id = null, lease_until = null, rung_at = null where id = %s and fence = %s",
         external_id,
+        chain.redact(error),
+        code,
         list(SETTLE_PAUSES),
         effect["id"],
         effect["fence"],
@@ -180,7 +186,8 @@ def postpone(effect: dict[str, Any], seconds: float, error: str, code: str, *, u
     """The outside world failed: the same effect again after `seconds`. `unsure` = the write may have happened."""
     execute(
         "update effects set worker_id = null, lease_until = null, rung_at = null, error = %s, code = %s, "
-        "unsure = unsure or %s, waiting_since = coalesce(waiting_since, clock_timestamp()), "
+        "unsure = unsure or %s, "
+        "waiting_since = case when state = 'planned' then coalesce(waiting_since, clock_timestamp()) end, "
         "settle_at = case when state = 'done' then clock_timestamp() + %s * interval '1 second' else settle_at end, "
         "next_at = clock_timestamp() + %s * interval '1 second' where id = %s and fence = %s",
         chain.redact(error),

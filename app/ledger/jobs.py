@@ -8,7 +8,7 @@ from typing import Any
 
 from psycopg.types.json import Jsonb
 
-from app.ledger import chain, turns
+from app.ledger import carried, chain, turns
 from app.ledger.chain import Entry
 from app.models import ask, db
 from app.types import REASONS, JobStatus, Trigger
@@ -83,6 +83,8 @@ def move(entry: Entry, to: JobStatus, *, actor: str = "system:stitcher", **data:
     if to not in MOVES.get(was, frozenset()):
         raise ValueError(f"a job does not go from {was} to {to}")
     moment = {_S.QUEUED: "queued_at", _S.RUNNING: "started_at"}.get(to, "finished_at" if to.terminal else "")
+    if to.terminal and entry["reason"] != "done":  # that one was published
+        carried.not_wanted(entry, to.value)
     if moment and not (moment == "started_at" and entry["started_at"]):
         entry.set(**{moment: entry.now})
     entry.set(status=to.value)

@@ -5,11 +5,13 @@ from app.queries.of_blame import anchor_of, commits, repositories
 from app.queries.of_effects import (
     Breaker,
     breaker,
+    closed_effects,
     dead_effects,
     effect_counts,
     owned_by_others,
     probe_due,
     successor,
+    unlooked_effects,
     waiting_effects,
 )
 from app.queries.of_events import chain_head, event_rows, events
@@ -90,6 +92,7 @@ __all__ = [
     "authority",
     "breaker",
     "chain_head",
+    "closed_effects",
     "commits",
     "cursors",
     "dead_effects",
@@ -152,6 +155,7 @@ __all__ = [
     "successor",
     "told_lately",
     "trigger_label",
+    "unlooked_effects",
     "waiting_effects",
     "waiting_for",
     "waiting_of",

@@ -184,8 +184,10 @@ STATEMENTS: tuple[tuple[str, str], ...] = (
     ),
     (
         "effects",
-        "select job_id, key || ' is done and has no external id' from effects "
-        "where state = 'done' and coalesce(external_id, '') = ''",
+        "select e.job_id, e.key || case e.state when 'done' then ' is done and has no external id' else "
+        "' is planned, and its job has ended' end from effects e left join runner_jobs j on j.id = e.job_id "
+        "where (e.state = 'done' and coalesce(e.external_id, '') = '') or (e.state = 'planned' "
+        "and e.kind in ('push', 'pull_request') and j.finished_at is not null)",
     ),
     (
         "effects",

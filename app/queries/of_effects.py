@@ -54,7 +54,7 @@ def probe_due() -> bool:
 
 _LISTED = (
     "select e.id, e.key, e.kind, e.state, e.job_id, e.delivery_id, e.code, e.error, e.attempts, e.created_at, "
-    "e.waiting_since, e.failed_at, e.next_at, e.target ->> 'number' as number, "
+    "e.waiting_since, e.failed_at, e.next_at, e.done_at, e.dropped_at, e.settle_at, e.target ->> 'number' as number, "
     "coalesce(j.repository, e.target ->> 'repository', r.full_name, '') as repository "
     "from effects e left join runner_jobs j on j.id = e.job_id "
     "left join repositories r on r.id = (e.target ->> 'repository_id')::bigint where "
@@ -62,15 +62,8 @@ _LISTED = (
 
 
 def waiting_effects(limit: int = 200) -> list[dict[str, Any]]:
-    """What is to go out and has not, oldest first: key, kind, repository, number, code, error, waiting_since, next_at.
-
-    Without what a step carries whose job has ended: nobody waits for it any more.
-    """
-    return fetch(
-        _LISTED + "e.state = 'planned' and not (e.kind = any(%s) and j.finished_at is not null) order by e.id limit %s",
-        list(CARRIED),
-        limit,
-    )
+    """What is to go out and has not, oldest first: key, kind, repository, number, code, error, waiting_since, …"""
+    return fetch(_LISTED + "e.state = 'planned' order by e.id limit %s", limit)
 
 
 def dead_effects(limit: int = 200) -> list[dict[str, Any]]:
@@ -78,6 +71,24 @@ def dead_effects(limit: int = 200) -> list[dict[str, Any]]:
     return fetch(
         _LISTED + "e.state = 'failed' and e.dropped_at is null and not e.kind = any(%s) order by e.id limit %s",
         list(CARRIED),
+        limit,
+    )
+
+
+def closed_effects(limit: int = 20) -> list[dict[str, Any]]:
+    """What was given up in the last week, by hand or because its job ended without it, newest first."""
+    return fetch(
+        _LISTED + "e.dropped_at > clock_timestamp() - interval '7 days' and e.state = 'failed' "
+        "order by e.dropped_at desc limit %s",
+        limit,
+    )
+
+
+def unlooked_effects(limit: int = 20) -> list[dict[str, Any]]:
+    """What went out in the last week and could not be looked at for copies, newest first."""
+    return fetch(
+        _LISTED + "e.state = 'done' and e.code <> '' and e.done_at > clock_timestamp() - interval '7 days' "
+        "order by e.id desc limit %s",
         limit,
     )
 

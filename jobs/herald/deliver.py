@@ -102,19 +102,26 @@ def _may_arrive(error: Transient) -> bool:
 
 
 def refused(effect: dict[str, object], error: Permanent) -> None:
-    """Refused for good. A look for copies that is refused is only left out: what it looks after is told."""
+    """Refused for good."""
     if effect["state"] == "done":
-        log.info("effect %s cannot be looked at again: %s", effect["key"], error)
-        effects.settled(effect, None)
-        return
+        return _not_looked(effect, str(error), error.code)
     log.warning("effect %s was refused: %s", effect["key"], error)
     effects.fail(effect, str(error), error.code)
 
 
 def _broken(effect: dict[str, object], why: str) -> None:
     """A fault of ours: tried again, but not for ever."""
-    attempts = int(str(effect["attempts"]))
-    if attempts >= MOST_FAULTS:
-        effects.fail(effect, why, "internal_error")
+    attempts, told = int(str(effect["attempts"])), effect["state"] == "done"
+    if attempts < MOST_FAULTS:
+        pause = BACKOFF[min(attempts, len(BACKOFF) - 1)]
+        effects.postpone(effect, pause, why, "internal_error", unsure=not told)
+    elif told:
+        _not_looked(effect, why, "internal_error")
     else:
-        effects.postpone(effect, BACKOFF[min(attempts, len(BACKOFF) - 1)], why, "internal_error", unsure=True)
+        effects.fail(effect, why, "internal_error")
+
+
+def _not_looked(effect: dict[str, object], why: str, code: str) -> None:
+    """A look for copies that fails for good is left out: what it looked after is told and stays so."""
+    log.warning("effect %s is done; a look for copies of it failed: %s", effect["key"], why)
+    effects.settled(effect, None, error=why, code=code)

@@ -7,7 +7,7 @@ from typing import Any
 
 from app import authority, queries
 from app.context import Context
-from app.ledger import effects
+from app.ledger import carried, effects
 from app.pipeline import on_files, plan
 from app.types import REASONS, Done, Failed, HandBack, LostLease, Permanent, Result, Transient
 from app.voice_pr import status_description
@@ -68,8 +68,7 @@ def _may_not(context: Context, made: Any) -> Failed | None:
 
 def _carry(context: Context, key: str, kind: str, target: dict[str, Any]) -> dict[str, Any] | Result:
     """Plan an effect (once), carry it out now under its own fence; its result."""
-    context.check()
-    effects.plan_once(key, kind, target, job_id=context.job.id)
+    carried.plan_for(context.row, key, kind, target)
     known = queries.effect(key)
     assert known is not None
     same = known["target"].get("sha") == target.get("sha")
@@ -81,7 +80,7 @@ def _carry(context: Context, key: str, kind: str, target: dict[str, Any]) -> dic
     if not same:  # the host that made the other commit is gone; it may have pushed it with its last breath
         target = {**target, "earlier": [*known["target"].get("earlier", ()), known["target"]["sha"]]}
     if known["state"] == "failed" or not same:
-        effects.plan(key, kind, target, job_id=context.job.id)
+        carried.plan_for(context.row, key, kind, target, anew=True)
     effect = effects.claim(known["id"], context.clients.worker.id)
     if effect is None:
         return HandBack("forge_unavailable", f"{key} is held by another worker or not due yet.", 5.0)
