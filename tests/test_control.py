@@ -12,7 +12,7 @@ import pytest
 from app import queries, stitcher
 from app.ledger import pauses, steps, turns, workers
 from app.ledger.budgets import MARKS
-from app.ledger.chain import transaction
+from app.ledger.chain import entry, transaction
 from app.models import db, execute, fetch
 from app.rules_schema import Limits
 from app.stitcher.dispatch import dispatch
@@ -390,9 +390,9 @@ def test_the_time_that_is_named_is_when_the_oldest_that_counts_is_over() -> None
     job = spine.submit()
     execute("update runner_jobs set created_at = clock_timestamp() - interval '50 minutes' where id = %s", first)
     execute("update runner_jobs set created_at = clock_timestamp() - interval '20 minutes' where id = %s", second)
-    free = queries.free_again(job, 2, 1.0, repository_id=1)
+    free = queries.free_again(found(job), 2, 1.0, repository_id=1)
     assert free is not None and 540 < (free - queries.now()).total_seconds() < 660
-    free = queries.free_again(job, 1, 1.0, repository_id=1)
+    free = queries.free_again(found(job), 1, 1.0, repository_id=1)
     assert free is not None and 2340 < (free - queries.now()).total_seconds() < 2460
 
 
@@ -406,6 +406,26 @@ def test_requests_that_were_turned_away_do_not_put_the_time_off() -> None:
         refuse(spine.submit())
     assert trip(spine.submit(), per_user_hour=2) is None
     assert trip(spine.submit(), per_user_hour=2) is not None, "one that is being judged counts"
+
+
+def test_strangers_use_up_no_limit_of_others() -> None:
+    """Their requests lie there unjudged, or judged and found not allowed; those of people who may ask do count."""
+    strangers = [spine.submit(number=40, actor_id=90 + number) for number in range(4)]
+    me = spine.submit(number=40, actor_id=7)
+    limits = {"per_issue_day": 2, "per_repository_hour": 2, "per_repository_day": 2, "per_user_hour": 2}
+    assert trip(me, **limits) is None
+    for job in strangers:
+        judged(job, False)
+    assert trip(me, **limits) is None
+    for job in strangers[:2]:
+        judged(job, True)
+    refused = trip(me, **limits)
+    assert refused is not None and "`limits.per_issue_day`" in refused[1]
+
+
+def judged(job: int, allowed: bool) -> None:
+    with entry(job) as locked:
+        locked.event("authz.checked", allowed=allowed)
 
 
 def failing(number: int) -> int:

@@ -8,12 +8,17 @@ from app.models import fetch, fetch_one
 from app.queries.rows import as_job
 from app.types import Job
 
-# Requests that were turned away for their number do not count: else asking too soon would put the time off.
-_COUNTS = "id < %s and (base_sha is not null or finished_at is null)"
+# What was turned away does not count: else asking too soon would put the time off. Of what is still being judged count
+# the requests of the person who asks now, and those of people who were found to be allowed: a stranger uses up nothing.
+_COUNTS = (
+    "id < %s and (base_sha is not null or (finished_at is null and (requester_id = %s or exists (select 1 from "
+    "job_events v where v.job_id = runner_jobs.id and v.kind = 'authz.checked' "
+    "and v.data::jsonb ->> 'allowed' = 'true'))))"
+)
 
 
 def free_again(
-    job_id: int,
+    job: Job,
     most: int,
     hours: float,
     *,
@@ -21,7 +26,7 @@ def free_again(
     number: int | None = None,
     requester_id: int | None = None,
 ) -> datetime | None:
-    """When a request like this one is within `most` in `hours` again; None when it is now.
+    """When a request like this one of `job` is within `most` in `hours` again; None when it is now.
 
     Counted are the jobs before it, of the repository, issue or person that is named.
     """
@@ -31,7 +36,8 @@ def free_again(
         "and (%s::bigint is null or repository_id = %s::bigint) and (%s::int is null or number = %s::int) "
         "and (%s::bigint is null or requester_id = %s::bigint) order by created_at desc, id desc offset %s limit 1",
         hours,
-        job_id,
+        job.id,
+        job.requester_id,
         hours,
         repository_id,
         repository_id,

@@ -16,7 +16,7 @@ from app.types import Job
 def tripped(job: Job, limits: Limits, base: str) -> tuple[str, str] | None:
     """(reason, detail) of the first breaker that turns this job away; None when none does. `base` = today's base."""
     for name, most, hours, what, scope in _counted(job, limits):
-        free = queries.free_again(job.id, most, hours, **scope)
+        free = queries.free_again(job, most, hours, **scope)
         if free is not None:
             said = f"More than {most} requests {what} within {_window(hours)} (`limits.{name}`)."
             return "rate_limited", f"{said} It is possible again at {_clock(free)}."
