@@ -41,6 +41,16 @@ _DUMP = ("--format=custom", "--compress=0", "--no-owner", "--no-privileges", f"-
 _SCRIPT = ("--no-owner", "--no-privileges")
 _RUN = ("--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", "--single-transaction", "--output=/dev/null")
 _UNKNOWN_BEFORE_17 = b"SET transaction_timeout = 0;\n"  # the one line that the tools of 18 write and 15 refuses
+_MOVE_SAVED_WORK = b"\nupdate public.job_steps set host = :'new' where name = 'runner.keep' and host = :'old';\n"
+# What a dump makes, in the order in which it can be dropped: the kind, and a query for the quoted names.
+_MADE = (
+    ("table", "select oid::regclass::text from pg_class where relnamespace = 'public'::regnamespace and relkind = 'r'"),
+    (
+        "sequence",
+        "select oid::regclass::text from pg_class where relnamespace = 'public'::regnamespace and relkind = 'S'",
+    ),
+    ("routine", "select oid::regprocedure::text from pg_proc where pronamespace = 'public'::regnamespace"),
+)
 
 
 # ---------------------------------------------------------------- taking it
@@ -137,17 +147,20 @@ def _keep_refs(paths: Paths, folder: Path) -> dict[str, list[str]]:
 def restore(settings: Settings, source: Path) -> dict[str, Any]:
     """Fill an empty data directory and an empty database from a backup, and bring the schema up to date.
 
-    Its manifest. Raises MosaicError before anything is touched when the place is not empty or the file is not whole.
-    Steps that ran when the backup was made are taken back by the sweep as those of lost workers.
+    Its manifest. Raises MosaicError before anything is touched when the place is not empty or the file is not whole;
+    what fails later is undone, so that the same command can be given again. The database comes last and as one
+    transaction: whoever is killed before has an empty one, whoever is killed after has all of it. Steps
+    that ran when the backup was made are taken back by the sweep as those of lost workers.
     """
     data = settings.data_dir
     if data.is_dir() and any(data.iterdir()):
         raise MosaicError(
             f"{data} is not empty. A backup is restored into a new data directory (MOSAIC_DATA_DIR), never over "
-            "another Mosaic.",
+            "another Mosaic. If it holds only what a killed `mosaic restore` left, empty it and try again.",
             code="not_empty",
         )
     if settings.database_url:
+        _require_reachable(settings.database_url)
         _require_empty(settings.database_owner_url or settings.database_url)
     with _staging(data) as staging:
         manifest = unpack(source, staging)
@@ -184,7 +197,7 @@ def _require_empty(url: str) -> None:
     if found and found[0]:
         raise MosaicError(
             "The database that MOSAIC_DATABASE_URL names holds tables. A backup is restored into an empty one, never "
-            "over another Mosaic.",
+            "over another Mosaic. Name an empty one, or drop that one and create it anew if nobody needs it.",
             code="not_empty",
         )
 
@@ -195,18 +208,32 @@ def _put_back(settings: Settings, staging: Path, manifest: Mapping[str, Any]) ->
             (staging / name).rename(settings.data_dir / name)
     if (staging / "config" / "server.toml").is_file():
         _copy(staging / "config" / "server.toml", settings.data_dir / "server.toml")
-    with serve.database(settings) as (owner, app, _):
-        _load(settings, owner, staging)
-        schema.migrate(owner, app)
-        _move_saved_work(app, str(manifest.get("host_id", "")), Paths(settings.data_dir).host_id())
     paths = Paths(settings.data_dir)
     private_dir(paths.data / "mirrors", None)
     for bundle in sorted((staging / "git").glob("*.bundle")) if (staging / "git").is_dir() else ():
         git_bundle.read_bundle(paths.mirror(int(bundle.stem)), bundle)
+    hosts = {"old": str(manifest.get("host_id", "")), "new": paths.host_id()}
+    with serve.database(settings) as (owner, app, _):
+        _load(settings, owner, staging, hosts)
+        try:
+            schema.migrate(owner, app)
+        except psycopg.Error as error:
+            _empty(owner)
+            raise MosaicError(
+                f"The database refused what a restore needs: {error.diag.message_primary or error}. Nothing of the "
+                "backup was kept. Mend that, and give the same command again.",
+                code="restore_refused",
+            ) from error
+        except BaseException:
+            _empty(owner)
+            raise
 
 
-def _load(settings: Settings, url: str, staging: Path) -> None:
-    """The dump into an empty database, whole or not at all; by way of a script, so that 15 to 18 take it."""
+def _load(settings: Settings, url: str, staging: Path, hosts: Mapping[str, str]) -> None:
+    """The dump into an empty database, whole or not at all; by way of a script, so that 15 to 18 take it.
+
+    What the old host had saved lies in our mirrors now. Jobs that ran there are taken over as from any lost host.
+    """
     script, runnable = staging / "all.sql", staging / "database.sql"
     _run(settings, ["pg_restore", *_SCRIPT, f"--file={script}", str(staging / "database.dump")], {})
     with script.open("rb") as source, runnable.open("wb") as target:
@@ -215,14 +242,18 @@ def _load(settings: Settings, url: str, staging: Path) -> None:
                 break
             target.write(line)
         shutil.copyfileobj(source, target)
+        target.write(_MOVE_SAVED_WORK)
     script.unlink()
-    _tool(settings, "psql", url, *_RUN, f"--file={runnable}")
+    names = [f"--set={name}={value}" for name, value in hosts.items()]
+    _tool(settings, "psql", url, *_RUN, *names, f"--file={runnable}")
 
 
-def _move_saved_work(url: str, old: str, new: str) -> None:
-    """What the old host had saved lies in our mirrors now. Jobs that ran there are taken over as from any lost host."""
+def _empty(url: str) -> None:
+    """Take out again what `_load` put into a database that was empty."""
     with psycopg.connect(url) as connection:
-        connection.execute("update job_steps set host = %s where name = 'runner.keep' and host = %s", (new, old))
+        for kind, names in _MADE:
+            for (name,) in connection.execute(names).fetchall():
+                connection.execute(f"drop {kind} if exists {name} cascade")
 
 
 def _clear(data: Path, staging: Path) -> None:

@@ -170,6 +170,49 @@ def test_it_comes_back_into_a_server_of_ones_own(original: Original, cluster: Cl
             admin.execute("drop database restored with (force)")
 
 
+def test_a_restore_that_fails_half_way_leaves_nothing_and_can_be_given_again(
+    original: Original, cluster: Cluster, tmp_path: Path
+) -> None:
+    """The server refuses to grant anything, which is seen only once the tables are there."""
+    own = {"DATABASE_URL": cluster.url("mosaic_app", "half"), "DATABASE_OWNER_URL": cluster.url("mosaic_owner", "half")}
+    settings = settings_of(tmp_path / "var", **own)
+    made = "select relname::text from pg_class where relnamespace = 'public'::regnamespace union all "
+    made += "select proname from pg_proc where pronamespace = 'public'::regnamespace"
+    with psycopg.connect(cluster.url("postgres", "postgres"), autocommit=True) as admin:
+        admin.execute("create database half owner mosaic_owner")
+        try:
+            with psycopg.connect(cluster.url("postgres", "half"), autocommit=True) as there:
+                there.execute(
+                    "create schema guard; create function guard.no() returns event_trigger language plpgsql as "
+                    "$$ begin raise 'no grants today'; end $$; "
+                    "create event trigger no on ddl_command_start when tag in ('GRANT') execute function guard.no()"
+                )
+                refused(settings, original.file, "no grants today")
+                assert there.execute(made).fetchall() == []  # type: ignore[arg-type]
+                there.execute("drop event trigger no")
+            backup.restore(settings, original.file)
+            with psycopg.connect(own["DATABASE_URL"]) as connection:
+                assert connection.execute("select count(*) from runner_jobs").fetchone() == (2,)
+        finally:
+            admin.execute("drop database half with (force)")
+
+
+def test_saved_work_is_found_on_the_new_host(original: Original, tmp_path: Path) -> None:
+    settings = settings_of(tmp_path / "var")
+    old = Paths(original.settings.data_dir).host_id()
+    with Cluster(original.settings.data_dir).opened() as cluster, psycopg.connect(cluster.owner_url) as connection:
+        connection.execute(
+            "update job_steps set name = 'runner.keep', host = %s where job_id = %s and ord = 10", (old, original.done)
+        )
+        connection.commit()
+        file = tmp_path / "kept.tar.gz"
+        backup.backup(original.settings, file)
+    backup.restore(settings, file)
+    with Cluster(settings.data_dir).opened() as cluster, psycopg.connect(cluster.owner_url) as connection:
+        hosts = connection.execute("select host from job_steps where name = 'runner.keep'").fetchall()
+    assert hosts == [(Paths(settings.data_dir).host_id(),)] and hosts != [(old,)]
+
+
 def test_what_happens_during_the_dump_does_not_put_the_witness_ahead_of_the_table(
     original: Original, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
