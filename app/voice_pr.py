@@ -29,6 +29,7 @@ from app.voice_format import (
 )
 
 START, END = "<!-- mosaic:receipts -->", "<!-- /mosaic:receipts -->"
+SKIP_CI = "[skip ci]"  # as Gitea and its like read it, in the message of the last commit that is pushed
 _FILES = 30  # changed files that the body names
 _CHANGES = {"A": "added", "M": "changed", "D": "deleted", "T": "type changed"}
 
@@ -152,7 +153,12 @@ def commit_message(job: Job, summary: str, *, noreply: str = "noreply.localhost"
     who = login(job)
     if who:
         trailers.append(f"Co-authored-by: {who} <{job.requester_id}+{who}@{noreply}>")
-    return joined_lines(subject, "[skip ci]" if skip_ci else "", "\n".join(trailers)) + "\n"
+    return joined_lines(subject, SKIP_CI if skip_ci else "", "\n".join(trailers)) + "\n"
+
+
+def skips_ci(message: str) -> bool:
+    """Whether the forge starts no CI for a push that ends in a commit with this message."""
+    return SKIP_CI in message
 
 
 def status_description(gate: GateResult) -> str:

@@ -15,7 +15,7 @@ from app import budget, queries, settings, stitcher
 from app.clients.gitea import GiteaClient
 from app.context import Clients, Context
 from app.gitea_events import text_hash
-from app.ledger import jobs, steps
+from app.ledger import effects, jobs, steps
 from app.ledger.chain import transaction
 from app.models import execute, fetch
 from app.redact import Redactor
@@ -173,15 +173,58 @@ def test_the_worktree_at_the_moment_of_the_stop_is_kept(desk: Desk) -> None:
 
 def test_no_ci_runs_what_nothing_has_judged(desk: Desk) -> None:
     """`mosaic wip push` puts it on the forge, where a workflow of the agent's would run with the forge's secrets."""
+    let_ci_run(desk)
+    job = desk.stopped({".gitea/workflows/x.yml": "on: push\n"})
+    saved, stored = queries.saved_work(job), queries.rules(job)
+    assert saved and stored and stored["bot"]["ci"] == "run"
+    assert "[skip ci]" in desk.git.message(saved.sha)
+
+
+def let_ci_run(desk: Desk) -> None:
+    """The owner lets the forge's CI run what Mosaic publishes."""
     rules = CALC[".mosaic.toml"] + '[bot]\nci = "run"\n'  # type: ignore[operator]
     (desk.clients.paths.data / "owner").mkdir()
     checkout = desk.forge.clone(desk.alice.token, desk.repo, desk.clients.paths.data / "owner")
     checkout.commit({".mosaic.toml": rules}, "CI")
     checkout.push("main")
-    job = desk.stopped({".gitea/workflows/x.yml": "on: push\n"})
-    saved, stored = queries.saved_work(job), queries.rules(job)
-    assert saved and stored and stored["bot"]["ci"] == "run"
-    assert "[skip ci]" in desk.git._git("log", "-1", "--format=%B", saved.sha).decode()
+
+
+def test_no_ci_runs_a_commit_that_was_made_to_be_published_and_is_only_kept(desk: Desk) -> None:
+    """It was to be judged before it leaves, so its message lets CI run; what is kept says otherwise."""
+    let_ci_run(desk)
+    job = desk.ask()
+    desk.work(job, wrote({"calc.py": HALF}, Done(output={"text": "done"})), until="inspector.policy")
+    stitcher.cancel(job, "gitea:alice")
+    assert desk.work(job) == "cancelled"
+    saved, made = queries.saved_work(job), desk.job(job).head_sha
+    assert saved is not None and made is not None
+    assert "[skip ci]" not in desk.git.message(made) and "[skip ci]" in desk.git.message(saved.sha)
+    assert desk.git.tree(saved.sha) == desk.git.tree(made) and desk.git.is_ancestor(saved.start, saved.sha)
+    again = desk.again(job)
+    assert desk.work(again, wrote({"calc.py": RIGHT}, Done(output={"text": "ok"}))) == "completed"
+    assert "[skip ci]" not in desk.git.message(desk.job(again).head_sha or "")
+
+
+def test_work_that_is_on_the_branch_already_goes_on_under_other_words(desk: Desk) -> None:
+    """A job that was stopped between the push and the pull request."""
+    let_ci_run(desk)
+    job = desk.ask()
+    desk.work(job, wrote({"calc.py": HALF}, Done(output={"text": "done"})), until="inspector.policy")
+    made = desk.job(job).head_sha
+    assert made is not None and desk.git.mirror.is_dir()
+    branch = desk.job(job).branch or ""
+    forge = desk.clients.forge_git(desk.id, desk.repo, push=True)
+    with transaction():
+        effect = effects.plan(f"job:{job}:push", "push", {"repository_id": desk.id, "branch": branch}, job_id=job)
+    assert forge.push(made, branch, None) == "pushed"
+    pushed = json.dumps({"sha": made})
+    execute("update effects set state = 'done', result = %s where id = %s", pushed, effect)
+    stitcher.cancel(job, "gitea:alice")
+    assert desk.work(job) == "cancelled"
+    saved = queries.saved_work(job)
+    assert saved is not None and saved.sha != made
+    again = desk.again(job)
+    assert desk.work(again, wrote({"calc.py": RIGHT}, Done(output={"text": "ok"}))) == "completed"
 
 
 def test_an_untouched_worktree_is_not_worth_keeping(desk: Desk) -> None:

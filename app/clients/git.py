@@ -134,10 +134,17 @@ class Git(Reader):
         """
         who = identity(author, committer, at)
         tree = self._files(work, index).stage(checked_sha(parent), exclude)
-        if tree == self._git("rev-parse", "--verify", f"{parent}^{{tree}}").decode().strip():
+        if tree == self.tree(parent):
             return None
         args = ("commit-tree", tree, "-p", parent, "-F", "-")
         return Commit(self._git(*args, stdin=message.encode(), env=who).decode().strip(), tree)
+
+    def reword(self, sha: str, message: str, author: Person, committer: Person, at: datetime) -> str:
+        """A commit with the files and parents of `sha` under another message; the same again gives the same id."""
+        parents = self._git("rev-parse", f"{checked_sha(sha)}^@").decode().split()
+        flags = [word for parent in parents for word in ("-p", parent)]
+        args = ("commit-tree", self.tree(sha), *flags, "-F", "-")
+        return self._git(*args, stdin=message.encode(), env=identity(author, committer, at)).decode().strip()
 
     def purge(self, work: Path, index: Path, patterns: Sequence[str]) -> tuple[str, ...]:
         """Removes from `work` what `patterns` name, as `exclude` names it at checkout; the paths that were there."""

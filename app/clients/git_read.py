@@ -50,6 +50,10 @@ class Reader:
             return ""
         return self._git("log", "-1", "--format=%B", "--no-show-signature", checked_sha(sha)).decode("utf-8", "replace")
 
+    def tree(self, sha: str) -> str:
+        """Id of the tree of a commit: two commits of the same files have the same."""
+        return self._git("rev-parse", "--verify", f"{checked_sha(sha)}^{{tree}}").decode().strip()
+
     def exists(self, sha: str, path: str | None = None) -> bool:
         """True if the mirror has this object, or this path in that commit."""
         if path is not None:

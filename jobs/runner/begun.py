@@ -32,8 +32,8 @@ def start_of(context: Context, git: Git, saved: SavedWork) -> str:
     if not git.exists(saved.sha) or not git.exists(saved.start):
         raise Unusable(f"What job {saved.job} had done is not on this machine any more ({saved.host} kept it).")
     head = git.remote_head(job.branch)
-    if head in (saved.start, saved.sha):
-        return saved.start
+    if head == saved.start or (head is not None and git.exists(head) and git.tree(head) == git.tree(saved.sha)):
+        return saved.start  # or the very files that are to be continued were pushed, under other words
     if head is not None:
         raise Unusable(f"The branch {job.branch} has moved on since job {saved.job} was stopped.")
     if not git.is_ancestor(saved.start, job.base_sha):

@@ -17,6 +17,7 @@ from app.clients.git import Commit, Git
 from app.context import Context
 from app.types import Done, Permanent, Result
 from app.voice import commit_message
+from app.voice_pr import skips_ci
 from jobs.runner.begun import continues
 from jobs.runner.worktree import BOT, hidden_paths
 
@@ -38,10 +39,11 @@ def keep(context: Context) -> Result:
     found = _newest(context, git) if (git.mirror / "HEAD").is_file() else None
     if found is None:
         return Done(output={"why": "nothing was changed"})
-    git.keep(found.sha, f"refs/mosaic/wip/{job.id}")
-    files, added, removed = git.stat(found.start, found.sha)
+    sha = _quiet(context, git, found.sha)
+    git.keep(sha, f"refs/mosaic/wip/{job.id}")
+    files, added, removed = git.stat(found.start, sha)
     return Done(
-        output={"kept": found.sha, "start": found.start, "files": files, "added": added, "removed": removed},
+        output={"kept": sha, "start": found.start, "files": files, "added": added, "removed": removed},
     )
 
 
@@ -65,6 +67,19 @@ def _begun(context: Context, git: Git) -> _Found | None:
     return _Found(begun.sha, begun.start) if begun and git.exists(begun.sha) else None
 
 
+def _quiet(context: Context, git: Git, sha: str) -> str:
+    """The commit, in words that start no CI: those of a round may start one, where the rules let it run the result."""
+    if skips_ci(git.message(sha)):
+        return sha
+    return git.reword(sha, _words(context), BOT, BOT, context.job.created_at)
+
+
+def _words(context: Context) -> str:
+    """Nothing has judged it: if it is pushed, no CI is to run it."""
+    noreply = f"noreply.{urlsplit(context.settings.gitea_url).hostname}"
+    return commit_message(context.job, f"Work so far of job {context.job.id}", noreply=noreply)
+
+
 def _checkouts(context: Context) -> Iterator[dict[str, Any]]:
     """What the checkouts of the job said, newest first."""
     done = [
@@ -80,14 +95,12 @@ def _commit(context: Context, git: Git, place: dict[str, Any]) -> Commit | None:
     """The worktree as a commit. What git refuses to take (odd paths of a half-done change) is not kept."""
     job = context.job
     work: Path = context.paths.worktree(job.id, place["fence"])
-    noreply = f"noreply.{urlsplit(context.settings.gitea_url).hostname}"
-    text = f"Work so far of job {job.id}"
     try:
         return git.commit(
             work,
             context.paths.index(job.id, place["fence"]),
             place["start"],
-            commit_message(job, text, noreply=noreply),  # nothing has judged it: if pushed, no CI is to run it
+            _words(context),
             BOT,
             BOT,
             job.created_at,
