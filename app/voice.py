@@ -1,6 +1,7 @@
 """Every sentence that a person reads from us on the forge: pure functions from facts to Markdown.
 
 One rule: a bare mention of ourselves never stands outside a code span, for our own comments come back as webhooks.
+No machine is named, nor an account on one: those who read here are not those who run it.
 The texts of pull requests, commits and statuses are in app.voice_pr, the status comment in app.voice_status.
 """
 
@@ -27,6 +28,7 @@ from app.voice_format import (
     said,
     spent,
     verdict,
+    who,
 )
 from app.voice_pr import commit_message as commit_message
 from app.voice_pr import pr_body as pr_body
@@ -75,12 +77,12 @@ def closing_comment(
     `changed` = (files, lines added, lines removed); `seconds` = how long the job took; `link` = the job's page;
     `excluded` = (what, why) pairs that the agent was not shown; `kept` = files changed in the work that was saved.
     """
-    who = login(job)
+    name = login(job)
     success = outcome(job) is JobStatus.COMPLETED
     body = _success(job, gates, pull_url, changed) if success else _failure(job, gates, findings, bot)
     facts = [f"took {duration(seconds)}", spent(job), f"[job {job.id}]({link})"]
     return joined_lines(
-        f"@{who} {body}" if who else body,
+        f"@{name} {body}" if name else body,
         _kept(kept, bot),
         _excluded(excluded),
         _capital(" · ".join(fact for fact in facts if fact)),
@@ -264,7 +266,7 @@ def why_reply(
 
 def _event_row(event: Event) -> str:
     where = f" {code(event.step)}" if event.step else ""
-    return f"- `{event.at:%H:%M:%S}` `{event.kind}`{where} by {code(event.actor)}"
+    return f"- `{event.at:%H:%M:%S}` `{event.kind}`{where} by {who(event.actor)}"
 
 
 def cancel_reply(job: Job | None, bot: str = "mosaic") -> str:
@@ -290,11 +292,11 @@ def retry_reply(job: Job | None, new: Job | None = None, bot: str = "mosaic") ->
 
 
 def continue_reply(
-    job: Job | None, new: Job | None = None, *, files: int = 0, gone: str = "", bot: str = "mosaic"
+    job: Job | None, new: Job | None = None, *, files: int = 0, gone: bool = False, bot: str = "mosaic"
 ) -> str:
     """`job` = the job to go on from, None when none was found; `new` = the job that does it, `files` = what it finds.
 
-    Without `new`: the job is open still, or nothing of it is kept; `gone` = the host that kept it and is not there.
+    Without `new`: the job is open still, or nothing of it is kept; `gone` = it lies on a machine that is not there.
     """
     if job is None:
         return f"There is no ended job here to continue. Start one with `@{bot} fix`."
@@ -303,7 +305,7 @@ def continue_reply(
     if not job.status.terminal:
         return f"Job {job.id} is still {job.status}. Wait for its end, or stop it first: `@{bot} cancel {job.id}`."
     if gone:
-        why = f"What job {job.id} had done is kept on {said(gone, 80)}, and no Mosaic runs there now."
+        why = f"What job {job.id} had done is kept on a machine where no Mosaic runs now."
     else:
         why = f"Nothing of job {job.id} is kept."
     return f"{why} To start it again from the branch: `@{bot} retry {job.id}`"

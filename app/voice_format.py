@@ -101,7 +101,13 @@ def login(job: Job) -> str:
 
 def requester(job: Job) -> str:
     """Who asked, without notifying them."""
-    return code(login(job) or job.requester)
+    name = login(job)
+    return code(name) if name else who(job.requester)
+
+
+def who(actor: str) -> str:
+    """An actor of the ledger. Under which account the operator sits at the machine is nobody's business."""
+    return "the operator" if actor.startswith("cli:") else code(actor)
 
 
 def reason_of(job: Job) -> Reason | None:

@@ -272,7 +272,7 @@ def kept(repository: int, **more: object) -> int:
 def test_kept_work_is_listed_and_continued(home: Home) -> None:
     job, nothing = kept(510), spine.submit(repository_id=511)
     assert spine.work(nothing, spine.worker(), {"runner.admit": lambda _: Failed("refused", "no")}) == "failed"
-    assert f"  kept  2 files, +5 -1 lines: `mosaic continue {job}`" in home.mosaic("show", str(job)).stdout
+    assert f"  kept  2 files, +5 -1 lines, on here: `mosaic continue {job}`" in home.mosaic("show", str(job)).stdout
     [line] = [line for line in home.mosaic("wip").stdout.splitlines() if line.split()[0] == str(job)]
     assert re.fullmatch(rf" +{job} +2 files  \+5 -1  acme/calc  \(not here: here kept it\)", line)
     failed(home.mosaic("continue", str(job)), "host_gone", "kept on here", f"`mosaic retry {job}`")

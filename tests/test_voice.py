@@ -544,8 +544,8 @@ def test_answers_to_continue_pause_and_resume() -> None:
     assert voice.continue_reply(ended) == (
         "Nothing of job 42 is kept. To start it again from the branch: `@mosaic retry 42`"
     )
-    assert voice.continue_reply(ended, gone="host-b") == (
-        "What job 42 had done is kept on host-b, and no Mosaic runs there now. "
+    assert voice.continue_reply(ended, gone=True) == (
+        "What job 42 had done is kept on a machine where no Mosaic runs now. "
         "To start it again from the branch: `@mosaic retry 42`"
     )
     assert voice.continue_reply(ended, job(id=43), files=2) == (
@@ -820,3 +820,35 @@ def test_titles_hold_no_reference(words: str) -> None:
     assert "#5" not in seen
     assert "!6" not in seen
     assert "://" not in seen or "http" not in seen
+
+
+def test_no_text_names_a_machine_or_an_account_on_one() -> None:
+    """`mosaic show` does; those who read the forge are not those who run Mosaic."""
+    inner = "ci-runner-7f3a"
+    placed = {
+        "host": inner, "requester": "cli:ops-jane", "metadata": {"continues": {"job": 41, "host": inner}},
+        "trigger": dataclasses.replace(TRIGGER, kind="cli", actor="ops-jane"),
+    }  # fmt: skip
+    events = [
+        Event("1", 42, 1, "job.created", NOW, "cli:ops-jane", None, {"host": inner}),
+        Event("2", 42, 2, "host.lost", NOW, "system:stitcher", None, {"host": inner, "to": f"{inner}-b"}),
+    ]
+    steps = plan(step("runner.admit", host=inner), step("weaver.implement", "failed", host=inner, detail="boom"))
+    texts = []
+    for state in JobStatus:
+        reasons = [code for code, reason in REASONS.items() if reason.status is state] or [None]
+        for one in (job(status=state, reason=reason, **placed) for reason in reasons):
+            texts += [
+                voice.status_comment(one, steps, link=LINK),
+                voice.closing_comment(one, link=LINK, kept=2),
+                voice.status_reply([one]),
+                voice.why_reply(one, events, LINK),
+                voice.cancel_reply(one),
+                voice.retry_reply(one),
+                voice.continue_reply(one, gone=True),
+                voice.pr_body(one, region="", files=[], changed=(0, 0, 0), summary="", link=LINK),
+                voice.commit_message(one, "x"),
+            ]
+    for text in texts:
+        assert inner not in text and "ops-jane" not in text
+    assert "the request of the operator" in texts[0] and "`job.created` by the operator" in texts[3]

@@ -421,7 +421,8 @@ def test_work_that_is_gone_is_said_to_be_gone(desk: Desk) -> None:
         json.dumps("d" * 40), job,
     )  # fmt: skip
     assert desk.work(job) == "failed"
-    assert desk.job(job).reason == "saved_work_unusable" and "is not on this machine any more" in desk.job(job).detail
+    assert desk.job(job).reason == "saved_work_unusable" and "is not on the machine any more" in desk.job(job).detail
+    assert desk.worker.host not in desk.job(job).detail, "the closing comment shows it"
 
 
 def test_a_retry_begins_at_the_branch_not_at_the_work(desk: Desk) -> None:

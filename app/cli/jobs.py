@@ -55,6 +55,8 @@ def cmd_show(arguments: argparse.Namespace) -> int:
         waits = queries.waiting_for(job.id)
         print(_line(job, None))
         print(f"        {settings.base_url}/jobs/{job.id}")
+        if job.host:
+            print(f"  host  {job.host}")
         if waits:
             print(f"  waits {waits.sentence} ({waits.code})")
         if job.reason:
@@ -64,7 +66,8 @@ def cmd_show(arguments: argparse.Namespace) -> int:
             print(f"  next  {reason.next_action}" if reason.next_action else "", end="\n" if reason.next_action else "")
         saved = queries.saved_work(job.id)
         if saved:
-            print(f"  kept  {saved.files} files, +{saved.added} -{saved.removed} lines: `mosaic continue {job.id}`")
+            lines = f"+{saved.added} -{saved.removed} lines"
+            print(f"  kept  {saved.files} files, {lines}, on {saved.host}: `mosaic continue {job.id}`")
         for step in queries.steps(job.id):
             print(f"  {step.status.value:<10} {step.key:<32} {step.reason}")
         for round, gate in queries.all_gate_results(job.id):

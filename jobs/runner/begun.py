@@ -30,7 +30,7 @@ def start_of(context: Context, git: Git, saved: SavedWork) -> str:
     job = context.job
     assert job.branch is not None and job.base_sha is not None
     if not git.exists(saved.sha) or not git.exists(saved.start):
-        raise Unusable(f"What job {saved.job} had done is not on this machine any more ({saved.host} kept it).")
+        raise Unusable(f"What job {saved.job} had done is not on the machine any more that kept it.")
     head = git.remote_head(job.branch)
     if head == saved.start or (head is not None and git.exists(head) and git.tree(head) == git.tree(saved.sha)):
         return saved.start  # or the very files that are to be continued were pushed, under other words

@@ -184,7 +184,7 @@ def _continue(asked: Asked, command: Command) -> str:
     if job is None or saved is None:
         return voice.continue_reply(job, bot=asked.bot)
     if not queries.host_alive(saved.host):
-        return voice.continue_reply(job, gone=saved.host, bot=asked.bot)
+        return voice.continue_reply(job, gone=True, bot=asked.bot)
     new = _again(asked, job, saved, command.text)
     return voice.continue_reply(job, new, files=saved.files, bot=asked.bot)
 
