@@ -744,6 +744,27 @@ def test_after_an_outage_what_waited_goes_out_oldest_first_and_slowly(world: Wor
     assert row is not None and row["next_at"] > queries.now() + timedelta(minutes=10)  # as it was told
 
 
+@pytest.mark.parametrize(("outage", "at_once"), [("unreachable", False), ("rate_limited", True)])
+def test_who_was_told_to_come_later_does_so_and_no_outage_counts_against_him(
+    world: World, outage: str, at_once: bool
+) -> None:
+    """The limit of one is over only when the limit was the outage; the hours of the outage are nobody's delay."""
+    job = world.ask()
+    trip(world)
+    key = a_comment(world, job, "closing")
+    execute(
+        "update effects set error = 'x', code = 'rate_limited', next_at = clock_timestamp() + interval '5 minutes', "
+        "waiting_since = clock_timestamp() - interval '30 hours' where key = %s",
+        key,
+    )
+    execute("update circuit_breakers set code = %s, probes = 1, next_probe_at = clock_timestamp()", outage)
+    world.practice.up()
+    herald.probe(0, world.clients)
+    row = row_of(key)
+    assert queries.breaker().closed and (row["next_at"] <= queries.now()) is at_once
+    assert row["waiting_since"] is None and not effects.overdue(row)
+
+
 def test_a_false_alarm_changes_no_waiting_times(world: World) -> None:
     key = a_comment(world, world.ask(), "closing")
     execute("update effects set error = 'x', next_at = clock_timestamp() + interval '1 hour' where key = %s", key)

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +32,7 @@ from app.types import Cancelled, Command, Done, Failed, HandBack, LostLease, Poo
 from app.worker import Held, Worker
 from jobs import herald, runner, tasks
 from jobs.herald.publish import _carry
+from jobs.runner.obey import Asked, _answer
 from jobs.runner.setup import _only_one
 from tests import spine
 from tests.worlds.forge import Forge
@@ -326,6 +328,36 @@ def test_a_command_that_always_fails_is_given_up(live: Worker) -> None:
     row = queries.delivery(number)
     assert row is not None and (row["state"], row["attempts"]) == ("failed", 9)
     assert inbox.due_commands() == []
+
+
+def test_two_jobs_cancelled_by_one_text_wait_for_nobody_who_waits_for_them(database: str) -> None:
+    """To cancel the first rings for steps of the second; a worker that records such a step holds the second's row."""
+    first, second = spine.submit(), spine.submit()
+    execute("update job_steps set rung_at = null where job_id = %s", second)
+    said = [Command(Verb.CANCEL, job=first), Command(Verb.CANCEL, job=second)]
+    with transaction():
+        number = inbox.receive(
+            "gitea", "d-1", dedup_key="k", event="issue_comment", state="command", trigger=spine.trigger(),
+            commands=said,
+        )  # fmt: skip
+    row = queries.delivery(number or 0)
+    assert row is not None
+    asked = Asked(row["id"], spine.trigger(), "alice", "write", "mosaic", "")
+
+    def answer() -> None:
+        with connected():
+            _answer(row, asked, "")
+
+    with psycopg.connect(database) as recorder, ThreadPoolExecutor(1) as pool:
+        recorder.execute("set lock_timeout = '500ms'")
+        recorder.execute("select 1 from runner_jobs where id = %s for update", (second,))
+        answered = pool.submit(answer)
+        until(lambda: fetch("select 1 as yes from pg_locks where not granted and locktype <> 'advisory'"))
+        recorder.execute("update job_steps set detail = 'done' where job_id = %s", (second,))
+        recorder.commit()
+        answered.result(20)
+    assert [job.cancel_requested for job in map(queries.job, (first, second)) if job] == [True, True]
+    assert (queries.delivery(row["id"]) or {})["state"] == "answered"
 
 
 def test_a_command_that_waits_for_the_forge_is_asked_for_less_and_less_often_and_not_for_ever(live: Worker) -> None:

@@ -94,23 +94,28 @@ def close(fence: int) -> bool:
     """
     with chain.transaction():
         row = fetch_one(
-            "with old as (select service, probes from circuit_breakers where service = %s and fence = %s "
+            "with old as (select service, probes, code from circuit_breakers where service = %s and fence = %s "
             "and state = 'half_open' for update) update circuit_breakers b set state = 'closed', failures = 0, "
             "since = null, closed_at = clock_timestamp(), next_probe_at = null, probe_until = null, probes = 0 "
-            "from old where b.service = old.service returning old.probes",
+            "from old where b.service = old.service returning old.probes, old.code",
             _SERVICE,
             fence,
         )
         if row is not None and row["probes"] > 0:
-            _hurry()
+            _hurry(row["code"])
         return row is not None
 
 
-def _hurry() -> None:
+def _hurry(outage: str) -> None:
+    """What waited for the forge is due, and what it waited no longer counts against it.
+
+    One that was told when to come again keeps its time, unless it was the rate limit that kept all away (`outage`).
+    """
     execute(
-        "update effects set next_at = least(next_at, clock_timestamp()), rung_at = null, waiting_since = null "
-        "where id in (select id from effects where state = 'planned' and error <> '' and code <> 'rate_limited' "
-        "for update skip locked)"
+        "update effects set next_at = case when code = 'rate_limited' and %s <> 'rate_limited' then next_at "
+        "else least(next_at, clock_timestamp()) end, rung_at = null, waiting_since = null "
+        "where id in (select id from effects where state = 'planned' and error <> '' for update skip locked)",
+        outage,
     )
     execute(
         "update job_steps set run_after = clock_timestamp() where id in (select id from job_steps where "

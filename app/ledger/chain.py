@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
 from psycopg.types.json import Jsonb
 
-from app.models import Answer, ask, db, fetch_one, send
+from app.models import Answer, ask, db, fetch, fetch_one, send
 from app.redact import Redactor
 from app.types import LostLease
 
@@ -165,6 +165,16 @@ def entry(job_id: int) -> Iterator[Entry]:
         )
         yield locked
         locked.close()
+
+
+def lock_jobs(job_ids: Iterable[int]) -> None:
+    """Lock several jobs for the open transaction, in the one order that everybody keeps, before any is changed.
+
+    Changing a job marks rows of others (bells); who locks a second job only after that may wait for one who waits.
+    """
+    wanted = sorted(set(job_ids))
+    if wanted:
+        fetch("select id from runner_jobs where id = any(%s) order by id for update", wanted)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from app.context import Clients
 from app.edge import UNAVAILABLE
 from app.guard_rails import may
 from app.ledger import effects, inbox
-from app.ledger.chain import transaction
+from app.ledger.chain import lock_jobs, transaction
 from app.queries import SavedWork
 from app.queue import ring
 from app.types import Command, DidYouMean, Job, Permanent, Pool, Transient, Trigger, Verb
@@ -27,6 +27,7 @@ NEEDS = {
     Verb.PAUSE: "admin",
     Verb.RESUME: "admin",
 }
+CHANGES = (Verb.CANCEL, Verb.RETRY, Verb.CONTINUE)  # verbs that change jobs
 _RETRY_SECONDS = 10.0
 _MOST_SECONDS = 300.0
 _MOST_TRIES = 10  # of a command that fails by a fault of ours
@@ -83,9 +84,19 @@ def _answer(row: dict[str, Any], asked: Asked, refusal: str) -> None:
         if refusal:
             inbox.attach(delivery_id, None, "answered", refusal)
             return
-        replies = [_act(asked, command) for command in _commands(row)]
+        commands = _commands(row)
+        lock_jobs(_changed(asked, commands))
+        replies = [_act(asked, command) for command in commands]
         inbox.attach(delivery_id, None, "answered")
         _reply(asked, "\n\n---\n\n".join(reply for reply in replies if reply))
+
+
+def _changed(asked: Asked, commands: list[Command | DidYouMean]) -> list[int]:
+    """The jobs that several commands may change in this transaction; one command locks its job by itself."""
+    changing = [one for one in commands if isinstance(one, Command) and one.verb in CHANGES]
+    if len(changing) < 2:
+        return []
+    return [job.id for command in changing for job in _jobs(asked, command)]
 
 
 def _commands(row: dict[str, Any]) -> list[Command | DidYouMean]:
