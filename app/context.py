@@ -21,7 +21,7 @@ from app.redact import Redactor
 from app.rules import Rules, ServerConfig
 from app.settings import Settings
 from app.stitcher.advance import tell
-from app.types import Cancelled, GateSpec, Job, LostLease, Step, Usage
+from app.types import Cancelled, GateSpec, Job, LostLease, Step, Usage, since_loss
 from app.worker import Held, Worker
 
 LOG_LIMIT = 400_000  # characters of output kept per step
@@ -110,9 +110,11 @@ class Context:
     def output_of(self, name: str) -> Mapping[str, Any]:
         """The output of the newest completed step of that name; {} when there is none.
 
-        What another host has made lies there, and does not count here.
+        What another host has made lies there, and does not count here; nor what this one made before such a loss.
         """
-        here = [step for step in self._completed(name) if name in ANYWHERE or step.host == self.row["host"]]
+        lost = since_loss(self.job.metadata)[1]
+        mine = [step for step in self._completed(name) if step.host == self.row["host"] and step.fence > lost]
+        here = self._completed(name) if name in ANYWHERE else mine
         return max(here, key=lambda step: (step.round, step.attempt)).output if here else {}
 
     def made_elsewhere(self, name: str) -> Mapping[str, Any] | None:
@@ -122,6 +124,11 @@ class Context:
 
     def _completed(self, name: str) -> list[Step]:
         return [step for step in queries.steps(self.job.id) if step.name == name and step.status == "completed"]
+
+    @property
+    def round(self) -> int:
+        """From 1: how often the agent has worked on this change. After the loss of a host it is the first again."""
+        return self.step.round - since_loss(self.job.metadata)[0] + 1
 
     @property
     def worktree(self) -> Path:

@@ -332,6 +332,15 @@ class Step:
         return f"{self.name}@{self.round}.{self.attempt}"
 
 
+def since_loss(metadata: Mapping[str, Any]) -> tuple[int, int]:
+    """(round, fence) of a job's last new start after the host with its files was lost; (1, 0) when there was none.
+
+    That round counts as the first; what was made up to that fence is gone.
+    """
+    found = metadata.get("restarted") or {}
+    return int(found.get("round", 1)), int(found.get("fence", 0))
+
+
 @dataclass(frozen=True, slots=True)
 class Event:
     """The one envelope (design: `id` is a cursor, `seq` counts from 1 within the job)."""

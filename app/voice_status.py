@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from app.types import GateResult, Job, JobStatus, Step, StepStatus, Verb
+from app.types import GateResult, Job, JobStatus, Step, StepStatus, Verb, since_loss
 from app.voice_format import (
     addressed,
     code,
@@ -78,6 +78,7 @@ def status_comment(
         f"{_header(job, steps, waiting.position if waiting else None)} — [live view]({link}) · job {job.id}"
         + (f" · round {rounds}" if rounds > 1 else ""),
         _waits(waiting, bot),
+        _restarted(job),
         "\n".join(_rows(shown, rounds, progress or {}, gates)),
         _result(job),
         _footer(job, bot),
@@ -86,6 +87,16 @@ def status_comment(
 
 def _waits(waiting: Waiting | None, bot: str) -> str:
     return addressed(f"Waits: {waiting.sentence}", bot) if waiting and waiting.code not in _PASSING else ""
+
+
+def _restarted(job: Job) -> str:
+    """After the loss of the machine with the job's files."""
+    if "restarted" not in job.metadata or job.status.terminal:
+        return ""
+    lost = since_loss(job.metadata)[0] - 1
+    work = f"what was done in {plural(lost, 'round')}" if lost else "what was done"
+    count = "; its rounds count from there" if lost else ""
+    return f"The machine with the files was lost, and {work} with it. The agent starts again from the beginning{count}."
 
 
 def _newest(steps: Sequence[Step]) -> list[Step]:

@@ -43,7 +43,7 @@ def implement(context: Context) -> Result:
         system=prompts.system_prompt(_rules_text(context)),
         deadline_s=max(1.0, context.seconds_left(STEP_SECONDS)),
         stall_s=context.rules.limits.stall_minutes * 60.0,
-        label=f"mosaic {context.job.id} round {context.step.round}",
+        label=f"mosaic {context.job.id} round {context.round}",
         token_limit=max(1, context.rules.limits.tokens - context.job.tokens),
         cost_limit=budget.cost_left(context),
     )
@@ -141,12 +141,12 @@ def _prompt(context: Context, goes_on: bool) -> str:
     job, gates, rounds = context.job, context.gates, context.rules.limits.rounds
     snapshot = _snapshot(context)
     fence = secrets.token_hex(8)
-    round = context.step.round
+    round, before = context.round, context.step.round - 1
     if round == 1:
         begun = _begun(context)
         return prompts.task_prompt(job, snapshot, gates, round=1, rounds=rounds, delimiter=fence, begun=begun)
     feedback = quality_rails.continuation(
-        queries.gate_results(job.id, round - 1), _findings(context, round - 1), round, rounds
+        queries.gate_results(job.id, before), _findings(context, before), round, rounds
     )
     if goes_on:
         return prompts.followup_prompt(job, feedback, round=round, rounds=rounds, delimiter=fence)

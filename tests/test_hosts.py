@@ -10,14 +10,15 @@ import psycopg
 import pytest
 
 from app import queries, stitcher
+from app.context import Context
 from app.ledger import effects, slots, steps, workers
 from app.ledger.chain import transaction
 from app.models import execute, fetch
-from app.pipeline import ANYWHERE
+from app.pipeline import ANYWHERE, on_files, plan
 from app.queue import ring
 from app.stitcher import hosts
-from app.types import Failed, HandBack, Job, Pool
-from app.worker import Worker
+from app.types import Failed, GateSpec, HandBack, Job, Pool
+from app.worker import Held, Worker
 from jobs import tasks
 from tests import spine
 
@@ -176,20 +177,64 @@ def test_a_lost_hosts_job_starts_again_from_its_checkout(one: Host, two: Host) -
     again = [step for step in queries.steps(job) if step.attempt > 1]
     assert again and all(step.excused == step.attempt - 1 for step in again)
     moved = [event.data for event in queries.events(job) if event.kind == "host.lost"]
-    assert moved == [{"host": "one", "to": "two"}] and spine.broken_links(job) == []
+    assert moved == [{"host": "one", "to": "two", "round": 1}] and spine.broken_links(job) == []
 
 
-def test_a_job_in_its_second_round_goes_on_in_that_round(one: Host, two: Host) -> None:
-    def red(row: dict[str, Any]) -> Failed:
-        return Failed("gate_red", "1 failed", output={"required": True})
+def red(row: dict[str, Any]) -> Failed:
+    return Failed("gate_red", "1 failed", output={"required": True})
 
+
+def test_a_job_in_its_second_round_begins_its_rounds_again(one: Host, two: Host) -> None:
+    """What the first round had made is lost: the agent has as many rounds as at first."""
     job = placed(one, "runner.commit@2", {"inspector.gate.test@1.1": red})
+    assert spine.RULES["limits"]["rounds"] == 2
     one.die()
     stitcher.sweep()
-    assert two.do(job) is None
+    assert two.do(job, script={"inspector.gate.test@2.1": red}) is None
     assert (job_now(job).status.value, job_now(job).reason) == ("completed", "done")
     ran = {key: host for key, status, host in plan_of(job) if status == "completed"}
     assert ran["runner.checkout@2.1"] == ran["weaver.implement@2.2"] == ran["runner.commit@2.1"] == "two"
+    assert ran["weaver.implement@3.1"] == "two", "its second round there"
+    [moved] = [event.data for event in queries.events(job) if event.kind == "host.lost"]
+    assert moved["round"] == 2 and spine.broken_links(job) == []
+
+
+def test_the_rounds_of_a_moved_job_are_limited_too(one: Host, two: Host) -> None:
+    job = placed(one, "runner.commit@2", {"inspector.gate.test@1.1": red})
+    one.die()
+    stitcher.sweep()
+    assert two.do(job, script={"inspector.gate.test": red}) is None
+    assert job_now(job).reason == "gates_failed" and max(step.round for step in queries.steps(job)) == 3
+
+
+def test_a_commit_that_is_gone_with_its_host_is_made_again_in_the_round_that_made_it(one: Host, two: Host) -> None:
+    """It was about to be published; the step that would have done so is of the first round."""
+    job = placed(one, "herald.publish", {"inspector.gate.test@1.1": red})
+    one.die()
+    stitcher.sweep()
+    row = two.do(job, "herald.publish")
+    assert row is not None and row["round"] == 1
+    rows = on_files(plan("implement", (GateSpec(**spine.GATE),)))
+    assert stitcher.record(row, HandBack("host_lost", "the commit is gone", 0.0, rows))
+    assert two.do(job) is None and job_now(job).reason == "done"
+    ran = {key: host for key, status, host in plan_of(job) if status == "completed"}
+    assert ran["runner.checkout@2.1"] == ran["weaver.implement@2.2"] == ran["inspector.gate.test@2.2"] == "two"
+
+
+def test_what_was_made_before_a_loss_does_not_count_where_it_was_made(one: Host, two: Host) -> None:
+    """There and back: the first host has an older change than the job has; the agent begins from the clean tree."""
+    job = placed(one, "runner.commit@2", {"inspector.gate.test@1.1": red})
+    one.die()
+    stitcher.sweep()
+    assert two.do(job, "runner.commit") is not None
+    back = Host("one", one._lock)
+    two.die()
+    stitcher.sweep()
+    row = back.do(job, "runner.checkout")
+    assert row is not None and steps.key_of(row) == "runner.checkout@2.2"
+    context = Context(row, None, Held(row["id"], row["fence"], False))  # type: ignore[arg-type]
+    assert context.output_of("runner.commit") == {} and context.output_of("runner.checkout") == {}
+    assert context.output_of("runner.snapshot") != {} and context.made_elsewhere("runner.commit") is None
 
 
 def test_its_own_failures_count_and_the_hosts_do_not(one: Host, two: Host) -> None:

@@ -29,7 +29,20 @@ from app.stitcher.decide import (
 )
 from app.stitcher.dispatch import dispatch, may_start, queue_moved, ring_ready, wake_repository
 from app.stitcher.placing import place
-from app.types import Done, Failed, GateResult, GateSpec, HandBack, JobStatus, LostLease, Pool, Result, Step, StepStatus
+from app.types import (
+    Done,
+    Failed,
+    GateResult,
+    GateSpec,
+    HandBack,
+    JobStatus,
+    LostLease,
+    Pool,
+    Result,
+    Step,
+    StepStatus,
+    since_loss,
+)
 
 Rows = Sequence[Mapping[str, Any]]
 CLICKS = ("opened", "assigned", "labeled")  # triggers that one click may raise together
@@ -106,7 +119,7 @@ def facts_of(job: Entry) -> Facts:
         cancel_requested=job["cancel_requested_at"] is not None,
         deadline_passed=waits is None and deadline is not None and deadline < job.now,
         outage_over=waits is not None and waits + timedelta(hours=MAX_OUTAGE_HOURS) < job.now,
-        rounds=int(limits.get("rounds", 3)),
+        rounds=int(limits.get("rounds", 3)) + since_loss(job["metadata"])[0] - 1,
         attempts=int(limits.get("attempts", 2)),
     )
 
@@ -199,6 +212,17 @@ def lay_again(job: Entry, names: Sequence[str], round: int, rows: Sequence[StepS
             steps.lay(job, [row], round=round, attempt=known + 1, excused=known)
 
 
+def start_over(job: Entry, names: Sequence[str], rows: Sequence[StepSpec], so_far: Sequence[Step]) -> int:
+    """The host with the job's files is lost: make them again in the newest round; that one counts as the first.
+
+    What was made up to now is not there any more: no later step is to build on it, and no prompt to speak of it.
+    """
+    round = max(step.round for step in so_far)
+    job.set(metadata={**job["metadata"], "restarted": {"round": round, "fence": job["fence"]}})
+    lay_again(job, names, round, rows, so_far)
+    return round
+
+
 def _plan_status_comment(job: Entry) -> None:
     if job["number"] is not None:
         effects.plan_once(
@@ -280,7 +304,11 @@ def _close_step(job: Entry, step: Mapping[str, Any], result: Result) -> None:
             )
         case HandBack(reason, detail, retry_after, redo):
             steps.hand_back(job, step, reason, detail, retry_after)
-            lay_again(job, redo, step["round"], specs_of(job), queries.steps(job.id))
+            rows, so_far = specs_of(job), queries.steps(job.id)
+            if reason == "host_lost":
+                start_over(job, redo, rows, so_far)
+            else:
+                lay_again(job, redo, step["round"], rows, so_far)
 
 
 def _receipt(job: Entry, step: Mapping[str, Any], output: Mapping[str, Any]) -> None:

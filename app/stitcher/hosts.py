@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 from app import queries
 from app.ledger import chain, steps
 from app.ledger.chain import Entry
 from app.pipeline import on_files
 from app.queue import forget
-from app.stitcher.advance import lay_again, specs_of, step_forward
+from app.stitcher.advance import specs_of, start_over, step_forward
 from app.stitcher.placing import best
 
 log = logging.getLogger("mosaic.hosts")
@@ -32,20 +33,23 @@ def move(job_id: int) -> None:
         if found is None:
             return
         log.warning("host %s is gone: job %s goes on at %s", old, job_id, found.name)
-        job.event("host.lost", host=old, to=found.name)
         job.set(host=found.name)
-        _start_again(job, closing)
+        round = _start_again(job, closing)
+        told: dict[str, Any] = {"round": round} if round else {}
+        job.event("host.lost", host=old, to=found.name, **told)
         forget(old)
         step_forward(job)
 
 
-def _start_again(job: Entry, closing: bool) -> None:
-    """The steps that made and judged the commit run once more, with new fences. It is no crash and no attempt.
+def _start_again(job: Entry, closing: bool) -> int | None:
+    """The steps that make and judge the commit run once more, with new fences; the round from which they count.
 
-    A commit that was about to be published may be on the forge already: whether it is, herald.publish finds out.
+    It is no crash and no attempt; whatever earlier rounds had made is gone with the host, so the rounds begin anew.
+    None: nothing is made again. A commit that was about to be published may be on the forge already: whether it is,
+    herald.publish finds out.
     """
     waiting = steps.wait_again(job)
     if closing or _PUBLISH in waiting:
-        return
-    rows, so_far = specs_of(job), queries.steps(job.id)
-    lay_again(job, on_files(rows), max(step.round for step in so_far), rows, so_far)
+        return None
+    rows = specs_of(job)
+    return start_over(job, on_files(rows), rows, queries.steps(job.id))

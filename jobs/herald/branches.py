@@ -7,6 +7,7 @@ from typing import Any
 from app import queries
 from app.clients.gitea_types import PullRequest
 from app.rules import Rules
+from app.stitcher.decide import latest
 from app.types import Job, Permanent
 from app.voice_pr import pr_body, pr_title, receipts, replace_receipts
 from jobs.herald.comments import Outcome, job_link
@@ -126,7 +127,8 @@ def _receipts(delivery: Delivery, job: Job) -> str:
     link = job_link(delivery, job)
     results = queries.gate_results(job.id)
     rounds = max(step.round for step in steps)
-    logs = {gate.name: f"{link}/steps/inspector.gate.{gate.name}@{rounds}.1/log" for gate in results}
+    newest = latest(steps)
+    logs = {gate.name: f"{link}/steps/{newest[f'inspector.gate.{gate.name}'].key}/log" for gate in results}
     return delivery.clients.redactor.text(
         receipts(
             job,

@@ -125,7 +125,8 @@ def test_work_spreads_and_the_jobs_of_a_killed_host_end_on_the_other(hosts: Host
     job = jobs[lost]
     assert job["host"] == hosts.two.mosaic.host
     moved = [event for event in mosaic.events(job["id"]) if event["kind"] == "host.lost"]
-    assert [event["data"] for event in moved] == [{"host": hosts.one.mosaic.host, "to": hosts.two.mosaic.host}]
+    told = {"host": hosts.one.mosaic.host, "to": hosts.two.mosaic.host, "round": 1}
+    assert [event["data"] for event in moved] == [told]
     steps = mosaic.steps(job["id"])
     assert {
         step["host"] for step in steps if step["name"] in ("runner.commit", "herald.publish", "inspector.gate.test")
