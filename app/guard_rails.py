@@ -26,14 +26,19 @@ ALWAYS_PROTECTED: tuple[str, ...] = (
     "/.gitea/mosaic.toml",
 )
 
-# What decides whether a gate is green, what runs on the forge, and what instructs agents.
-PROTECTED: tuple[str, ...] = (
-    *ALWAYS_PROTECTED,
-    # workflows and CI
+# What a forge runs by itself.
+WORKFLOWS: tuple[str, ...] = (
     *("/.gitea/**", "/.forgejo/**", "/.github/**", "/.gitlab-ci.yml", "/.gitlab/**", "/.circleci/**", "/.buildkite/**"),
     *("/.drone.yml", "/.drone.star", "/.woodpecker.yml", "/.woodpecker.yaml", "/.woodpecker/**", "/.travis.yml"),
     *("/.cirrus.yml", "/.appveyor.yml", "/appveyor.yml", "/azure-pipelines.yml", "/bitbucket-pipelines.yml"),
-    *("/Jenkinsfile", "/.teamcity/**", "/.ci/**", "CODEOWNERS"),
+    *("/Jenkinsfile", "/.teamcity/**", "/.ci/**"),
+)
+
+# What decides whether a gate is green, what runs on the forge, and what instructs agents.
+PROTECTED: tuple[str, ...] = (
+    *ALWAYS_PROTECTED,
+    *WORKFLOWS,
+    "CODEOWNERS",
     # hooks that run on a developer's machine
     *(
         "/.husky/**",
@@ -161,6 +166,11 @@ def _protected(change: Change, rules: _Rules) -> Iterator[Finding]:
         pattern = _first(rules.configured, path) or _by_sections(path, rules)
     if pattern is not None:
         yield Finding("protected_path", shown(path), f"protected by `{pattern}`")
+
+
+def starts_ci(path: str) -> bool:
+    """Whether a file tells the forge what to run."""
+    return _first(WORKFLOWS, path) is not None
 
 
 def _first(patterns: Sequence[str], path: str) -> str | None:

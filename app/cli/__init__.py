@@ -6,12 +6,12 @@ import argparse
 import os
 import sys
 
-from app.cli import audit, control, doctor, effects, jobs, operations, processes, reconcile
+from app.cli import audit, control, doctor, effects, jobs, operations, processes, reconcile, wip
 from app.settings import SettingsError
 from app.types import MosaicError
 
 # Each adds its verbs; their order is that of the help.
-PARTS = (processes, jobs, control, effects, doctor, operations, reconcile, audit)
+PARTS = (processes, jobs, control, wip, effects, doctor, operations, reconcile, audit)
 
 LATER = (
     "watch",

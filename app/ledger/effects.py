@@ -34,7 +34,7 @@ def plan(
         "insert into effects (key, kind, target, job_id, delivery_id) values (%s,%s,%s,%s,%s) "
         "on conflict (key) do update set wanted = effects.wanted + 1, target = excluded.target, "
         "state = 'planned', error = '', code = '', attempts = 0, waiting_since = null, failed_at = null, "
-        "failed_in = null returning id",
+        "failed_in = null, dropped_at = null returning id",
         key,
         kind,
         Jsonb(chain.redact(target)),
@@ -206,6 +206,16 @@ def give_back(effect: dict[str, Any], seconds: float) -> None:
         "update effects set worker_id = null, lease_until = null, rung_at = null, attempts = attempts - 1, "
         "next_at = clock_timestamp() + %s * interval '1 second' where id = %s and fence = %s",
         seconds,
+        effect["id"],
+        effect["fence"],
+    )
+
+
+def pass_on(effect: dict[str, Any]) -> None:
+    """It can be carried out on another host alone, where a bell rings for it now: this was no attempt."""
+    execute(
+        "update effects set worker_id = null, lease_until = null, rung_at = clock_timestamp(), "
+        "attempts = attempts - 1 where id = %s and fence = %s",
         effect["id"],
         effect["fence"],
     )

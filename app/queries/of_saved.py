@@ -25,6 +25,11 @@ class SavedWork:
     def ref(self) -> str:
         return f"refs/mosaic/wip/{self.job}"
 
+    @property
+    def branch(self) -> str:
+        """On the forge, when somebody asks for it there."""
+        return f"mosaic/wip/{self.job}"
+
 
 def saved_work(job_id: int) -> SavedWork | None:
     """What was kept of a job; None when nothing was. Whether the commit is still there only its host can tell."""
@@ -53,11 +58,14 @@ def _saved(row: dict[str, Any]) -> SavedWork:
     )
 
 
-def host_alive(host: str) -> bool:
-    """Whether a consumer on that host lives."""
+def host_alive(host: str, pool: str | None = None) -> bool:
+    """Whether a consumer on that host lives; `pool` = of that kind."""
     return (
         fetch_one(
-            f"select 1 as yes from workers w where w.host = %s and w.ended_at is null and {alive('w.id')} limit 1", host
+            "select 1 as yes from workers w where w.host = %s and w.pool = coalesce(%s, w.pool) "
+            f"and w.ended_at is null and {alive('w.id')} limit 1",
+            host,
+            pool,
         )
         is not None
     )

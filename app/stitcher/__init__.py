@@ -6,9 +6,20 @@ continue) · pausing · sweep.
 
 from app.stitcher.advance import Taker, advance, record, tell
 from app.stitcher.pausing import pause, resume
-from app.stitcher.requests import cancel, retry, submit
+from app.stitcher.requests import cancel, push_saved, retry, submit
 from app.stitcher.sweep import bury, release, sweep
 
 __all__ = [
-    "Taker", "advance", "bury", "cancel", "pause", "record", "release", "resume", "retry", "submit", "sweep", "tell",
-]  # fmt: skip
+    "advance",
+    "bury",
+    "cancel",
+    "pause",
+    "push_saved",
+    "record",
+    "release",
+    "resume",
+    "retry",
+    "submit",
+    "sweep",
+    "tell",
+]

@@ -124,6 +124,24 @@ def retry(
     return new.id
 
 
+def push_saved(job: Job, saved: SavedWork, actor: str) -> int:
+    """Have the kept work of a job pushed as a branch to look at, by a herald where it lies; the effect's id."""
+    target = {
+        "repository_id": job.repository_id,
+        "repository": job.repository,
+        "branch": saved.branch,
+        "ref": saved.ref,
+        "sha": saved.sha,
+        "start": saved.start,
+        "host": saved.host,
+    }
+    with chain.entry(job.id) as entry:
+        effect = effects.plan(f"job:{job.id}:wip", "wip.push", target, job_id=job.id)
+        entry.event("wip.requested", actor=actor, effect=effect, branch=saved.branch, sha=saved.sha)
+        ring(Pool.CONTROL, "herald.deliver", effect, host=saved.host)
+    return effect
+
+
 def _carried(job: Job, by: str, until_comment: int | None, saved: SavedWork | None, added: str) -> dict[str, Any]:
     """What the new job knows besides: instructions added so far, how far the comments count, where it goes on."""
     known = [*job.metadata.get("added", ()), *([{"by": by, "text": added}] if added.strip() else [])]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import Any
 
 from app import breaker
 from app.context import Clients
 from app.edge import UNAVAILABLE
-from app.ledger import effects
+from app.ledger import chain, effects
 from app.types import LostLease, Misconfigured, Outage, Permanent, Transient
-from jobs.herald import branches, comments
+from jobs.herald import branches, comments, wip
 from jobs.herald.comments import Outcome
 from jobs.herald.place import Delivery
 
@@ -27,6 +28,7 @@ KINDS: dict[str, Callable[[Delivery], Outcome]] = {
     "comment.reply": comments.tell_reply,
     "commit.status": branches.set_status,
     "push": branches.push,
+    "wip.push": wip.push_kept,
     "pull_request": branches.pull_request,
 }
 
@@ -39,7 +41,7 @@ def deliver(effect_id: int, clients: Clients) -> None:
     try:
         if effect["state"] == "done":
             settle(effect, clients)
-        else:
+        elif not wip.passed_on(Delivery(effect, clients)):
             carry_out(effect, clients)
     except LostLease:
         return
@@ -61,9 +63,20 @@ def carry_out(effect: dict[str, object], clients: Clients) -> dict[str, object]:
     """
     quiet = STATUS_QUIET if effect["kind"] == "comment.status" else 0.0
     external_id, result = KINDS[str(effect["kind"])](Delivery(effect, clients))
-    if not effects.done(effect, external_id, result, quiet_seconds=quiet):
+    if not _record(effect, external_id, result, quiet):
         effects.doubt(effect)
     return {**result, "external_id": external_id}
+
+
+def _record(effect: dict[str, Any], external_id: str, result: dict[str, Any], quiet: float) -> bool:
+    """A version is written. Of what was asked for by hand after its job's end, the job's ledger says so."""
+    if effect["kind"] != "wip.push":
+        return effects.done(effect, external_id, result, quiet_seconds=quiet)
+    with chain.entry(effect["job_id"]) as job:
+        won = effects.done(effect, external_id, result)
+        if won:
+            job.event("wip.pushed", actor="system:herald", effect=effect["id"], **result)
+    return won
 
 
 def settle(effect: dict[str, object], clients: Clients) -> None:
