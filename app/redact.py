@@ -15,6 +15,7 @@ import json
 import re
 import urllib.parse
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from typing import Any
 
 from app.token_shapes import open_key, shapes
@@ -23,6 +24,7 @@ MASK = "[redacted]"
 SHORTEST = 8  # a shorter secret would mask ordinary words
 _LONG = 256  # longer secrets (keys, certificates) get no variants that multiply their length
 _DEPTH = 64  # of nested JSON
+_SHORT, _KEPT = 8_192, 512  # texts up to so many characters are not looked through again while they are among the last
 _LOWER = str.maketrans("ABCDEFGHIJKLMNOPQRSTUVWXYZ", "abcdefghijklmnopqrstuvwxyz")  # keeps every index, unlike lower()
 # White space and characters that show nothing: a secret written with these between its letters is still found.
 _GAP = re.compile(
@@ -87,9 +89,13 @@ class Redactor:
         self._exact = sorted(exact, key=lambda form: (-len(form), form))
         self._folded = sorted(folded, key=lambda form: (-len(form), form))
         self.reach = max(map(len, [*self._exact, *self._folded]), default=0)
+        self._short = lru_cache(_KEPT)(self._text)  # the same keys and words come again and again
 
     def text(self, text: str) -> str:
         """The text without secrets, in time linear in its length."""
+        return self._short(text) if len(text) <= _SHORT else self._text(text)
+
+    def _text(self, text: str) -> str:
         return _masked(text, self.spans(text))
 
     def value(self, value: Any, depth: int = 0) -> Any:

@@ -6,9 +6,11 @@ Python's parser accepts all of these; PostgreSQL, hashes and people do not.
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 MAX_DEPTH = 64
+_NESTING = re.compile(r'"(?:[^"\\]++|\\.)*+"?|[\[\]{}]', re.DOTALL)  # strings, finished or not, and brackets
 
 
 class BadJson(ValueError):
@@ -32,22 +34,13 @@ def parse_object(raw: bytes) -> dict[str, Any]:
 
 
 def _check_depth(text: str) -> None:
-    depth, in_string, escaped = 0, False, False
-    for char in text:
-        if in_string:
-            if escaped:
-                escaped = False
-            elif char == "\\":
-                escaped = True
-            elif char == '"':
-                in_string = False
-        elif char == '"':
-            in_string = True
-        elif char in "[{":
+    depth = 0
+    for token in _NESTING.finditer(text):
+        if token[0] in "[{":
             depth += 1
             if depth > MAX_DEPTH:
                 raise BadJson("nested too deeply")
-        elif char in "]}":
+        elif token[0] in "]}":
             depth -= 1
 
 
@@ -64,8 +57,10 @@ def _no_constant(name: str) -> Any:
 
 def _clean(value: Any) -> Any:
     if isinstance(value, str):
-        if any("\ud800" <= char <= "\udfff" for char in value):
-            raise BadJson("a lone surrogate")
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise BadJson("a lone surrogate") from None
         return value.replace("\0", "")
     if isinstance(value, dict):
         return {_clean(key): _clean(item) for key, item in value.items()}

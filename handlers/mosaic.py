@@ -65,16 +65,11 @@ def genuine(signatures: list[str], body: bytes, secrets: tuple[bytes, ...]) -> b
 
 
 def _known(payload: dict[str, Any]) -> Known:
+    """What the repository's id is worth is judged later; True is an int, too."""
     repository = payload.get("repository")
-    label = _label_of(repository.get("id") if isinstance(repository, dict) else None)
-    return Known(queries.self_id(), queries.self_login() or "mosaic", label)
-
-
-def _label_of(repository_id: object) -> str:
-    """The label that starts a job there. What the id is worth is judged later; True is an int, too."""
-    if not isinstance(repository_id, int) or isinstance(repository_id, bool) or not 0 <= repository_id <= MAX_ID:
-        return "mosaic"
-    return queries.trigger_label(repository_id)
+    found = repository.get("id") if isinstance(repository, dict) else None
+    good = isinstance(found, int) and not isinstance(found, bool) and 0 <= found <= MAX_ID
+    return Known(*queries.ourselves(found if good else None))
 
 
 @cache

@@ -11,7 +11,7 @@ from psycopg.types.json import Jsonb
 
 from app.ledger import chain
 from app.ledger.breaker import MAX_OUTAGE_HOURS
-from app.models import execute, fetch, fetch_one
+from app.models import execute, fetch, fetch_one, send
 from app.types import Command, DidYouMean, Trigger
 
 
@@ -115,7 +115,7 @@ def due_commands() -> list[int]:
 
 def note_job(delivery_id: int, job_id: int) -> None:
     """Remember which job a delivery made."""
-    execute("update deliveries set job_id = %s where id = %s", job_id, delivery_id)
+    send("update deliveries set job_id = %s where id = %s", job_id, delivery_id)
 
 
 def confirm(source: str, dedup_key: str, trigger: Trigger) -> None:

@@ -133,12 +133,17 @@ def spent_today(repository_id: int | None = None) -> float:
     return float(row["usd"]) if row else 0.0
 
 
-def recent_requests(requester_id: int, hours: float = 1.0) -> int:
-    """How many jobs a person has started within the last hours (the per-user limit)."""
+def recently_asked(person_id: int, hours: float = 1.0) -> tuple[int, int]:
+    """How many jobs a person has started within the last hours (the per-user limit), and how many commands given."""
     row = fetch_one(
-        "select count(*) as n from runner_jobs where requester_id = %s "
-        "and created_at > clock_timestamp() - %s * interval '1 hour'",
-        requester_id,
+        "select (select count(*) from runner_jobs where requester_id = %s and created_at > clock_timestamp() - "
+        "%s * interval '1 hour') as jobs, (select count(*) from deliveries where state in ('command', 'answered') "
+        "and (trigger ->> 'actor_id')::bigint = %s and received_at > clock_timestamp() - %s * interval '1 hour') "
+        "as commands",
+        person_id,
+        hours,
+        person_id,
         hours,
     )
-    return int(row["n"]) if row else 0
+    assert row is not None
+    return int(row["jobs"]), int(row["commands"])

@@ -18,6 +18,17 @@ def self_login() -> str | None:
     return str(row["login"]) if row else None
 
 
+def ourselves(repository_id: int | None) -> tuple[int | None, str, str]:
+    """The bot's id and name as far as they are known, and the label that starts a job in a repository; in one look."""
+    row = fetch_one(
+        "select (select id from users where is_self) as id, (select login from users where is_self) as login, "
+        "(select trigger_label from repositories where id = %s) as label",
+        repository_id,
+    )
+    assert row is not None
+    return row["id"], row["login"] or "mosaic", row["label"] or "mosaic"
+
+
 def trigger_label(repository_id: int) -> str:
     row = fetch_one("select trigger_label from repositories where id = %s", repository_id)
     return str(row["trigger_label"]) if row else "mosaic"
@@ -54,14 +65,3 @@ def pushed_shas(repository_id: int, branch: str) -> frozenset[str]:
 
 def delivery(delivery_id: int) -> dict[str, Any] | None:
     return fetch_one("select * from deliveries where id = %s", delivery_id)
-
-
-def recent_commands(actor_id: int, hours: float = 1.0) -> int:
-    """How many deliveries with control commands of a person were accepted within the last hours."""
-    row = fetch_one(
-        "select count(*) as n from deliveries where state in ('command', 'answered') "
-        "and (trigger ->> 'actor_id')::bigint = %s and received_at > clock_timestamp() - %s * interval '1 hour'",
-        actor_id,
-        hours,
-    )
-    return int(row["n"]) if row else 0

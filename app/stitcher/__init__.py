@@ -10,6 +10,7 @@ from app.stitcher.requests import cancel, push_saved, retry, submit
 from app.stitcher.sweep import bury, release, sweep
 
 __all__ = [
+    "Taker",
     "advance",
     "bury",
     "cancel",

@@ -28,7 +28,7 @@ class Taken:
 
 def floods(actor_id: int, most: int) -> bool:
     """Whether a person asks so much that even refusals would be spam: beyond this nothing is answered."""
-    return queries.recent_requests(actor_id) > most or queries.recent_commands(actor_id) > most
+    return max(queries.recently_asked(actor_id)) > most
 
 
 def take(found: Request, delivery_id: str, event: str, body: bytes, *, via: str = "webhook") -> Taken | None:

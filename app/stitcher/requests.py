@@ -11,7 +11,7 @@ from app.ledger import chain, effects, jobs, slots, steps
 from app.ledger.chain import Entry
 from app.pipeline import plan
 from app.queries import SavedWork
-from app.queue import ring
+from app.queue import queue_name, ring, ring_for
 from app.stitcher.advance import CLICKS, step_forward
 from app.types import Job, Pool, Trigger
 
@@ -65,9 +65,10 @@ def acknowledge(trigger: Trigger, key: str, *, job_id: int | None = None, delive
         "comment_id": trigger.object_id if trigger.kind == "comment" else None,
         "content": "eyes",
     }
-    effect_id = effects.plan_once(key, "reaction", target, job_id=job_id, delivery_id=delivery_id)
-    if effect_id:
-        ring(Pool.CONTROL, "herald.deliver", effect_id, priority=1.0)
+    statement, params = effects.plan_ringing(
+        key, "reaction", target, queue_name(Pool.CONTROL), job_id=job_id, delivery_id=delivery_id
+    )
+    ring_for(statement, *params)
 
 
 def cancel(job_id: int, actor: str) -> bool:

@@ -265,9 +265,7 @@ class Reconciler:
 
     def _look(self, place: Place) -> Look:
         with connected():
-            known = Known(
-                queries.self_id(), queries.self_login() or "mosaic", queries.trigger_label(place.repository_id)
-            )
+            known = Known(*queries.ourselves(place.repository_id))
         if known.self_id is None:
             raise Transient("It is not known yet which account is the bot's own.")
         return Look(self, place, known)
