@@ -24,7 +24,7 @@ from app.types import Done, Failed, GateResult, HandBack, Job, Result, Trigger
 from app.worker import Held, Worker
 from jobs.herald.comments import closing_text
 from jobs.herald.place import Delivery
-from jobs.tasks import load, perform
+from jobs.tasks import Task, load, perform
 from tests import spine
 from tests.worlds.forge import Account, Forge
 from tests.worlds.gitea import PracticeGitea
@@ -88,7 +88,8 @@ class Desk:
             if step.name == until:
                 break
             if step.name in TASKS:
-                perform(step.id, load(f"jobs.{step.name.replace('.', ':')}"), self.clients)
+                work = load(f"jobs.{step.name.replace('.', ':')}")
+                perform(step.id, {step.name: Task(work)}, self.clients, go_on=0.0)
                 continue
             row = steps.claim(step.id, self.worker.id, self.worker.host)
             assert row is not None

@@ -31,16 +31,23 @@ def lay(entry: Entry, specs: Iterable[StepSpec], *, round: int, attempt: int = 1
 
     `excused` = how many of the attempts before do not count against the limit.
     """
-    rows = [
-        (entry.id, spec.name, round, attempt, spec.phase.value, spec.type.value, spec.pool.value, spec.order, excused)
-        for spec in specs
-    ]
+    rows = [(row.name, row.phase.value, row.type.value, row.pool.value, row.order) for row in specs]
     if rows:
-        values = ", ".join(["(%s,%s,%s,%s,%s,%s,%s,%s,%s)"] * len(rows))
+        names, phases, types, pools, orders = map(list, zip(*rows, strict=True))
         send(
-            f"insert into job_steps (job_id, name, round, attempt, phase, type, pool, ord, excused) values {values} "
+            "insert into job_steps (job_id, name, round, attempt, phase, type, pool, ord, excused) "
+            "select %s, u.name, %s, %s, u.phase, u.type, u.pool, u.ord, %s from unnest(%s::text[], %s::text[], "
+            "%s::text[], %s::text[], %s::int[]) as u (name, phase, type, pool, ord) "
             "on conflict (job_id, name, round, attempt) do nothing",
-            *(field for row in rows for field in row),
+            entry.id,
+            round,
+            attempt,
+            excused,
+            names,
+            phases,
+            types,
+            pools,
+            orders,
         )
 
 

@@ -17,6 +17,7 @@ from app.queries.of_effects import (
 from app.queries.of_events import chain_head, event_rows, events
 from app.queries.of_hosts import Host, jobs_at, live_hosts, stranded_jobs
 from app.queries.of_jobs import (
+    anything_open,
     authority,
     gates,
     issue_jobs,
@@ -84,6 +85,7 @@ __all__ = [
     "all_saved_work",
     "anchor_of",
     "anchors",
+    "anything_open",
     "applied_migrations",
     "as_event",
     "as_gate_result",

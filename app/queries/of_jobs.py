@@ -97,6 +97,17 @@ def job_counts() -> Mapping[str, int]:
     return {row["status"]: int(row["n"]) for row in rows}
 
 
+def anything_open() -> bool:
+    """Whether any job, effect or command has not come to its end."""
+    row = fetch_one(
+        "select exists (select 1 from runner_jobs where finished_at is null) or exists (select 1 from effects "
+        "where state = 'planned') or exists (select 1 from effects where state = 'done' and settle_at is not null) "
+        "or exists (select 1 from deliveries where state = 'command') "
+        "or exists (select 1 from circuit_breakers where state <> 'closed') as yes"
+    )
+    return row is None or bool(row["yes"])
+
+
 def jobs_to_advance() -> list[int]:
     """Open jobs where something may be due: nothing runs and nothing is ready, or the deadline has passed.
 

@@ -27,6 +27,8 @@ T = TypeVar("T", bound=Hashable)
 log = logging.getLogger("mosaic.sweep")
 PATIENCE_MS = 50  # how long the sweep waits for a row that somebody else has locked
 PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0)  # seconds until a row that makes trouble is looked at again
+IDLE_SECONDS = 5.0  # between two rounds while no job, no message and no command is open
+_swept_at = -IDLE_SECONDS  # on this process's own clock
 _trouble: dict[tuple[str, Hashable], _Trouble] = {}
 
 
@@ -38,8 +40,17 @@ class _Trouble:
     due: float = 0.0
 
 
+def idle_sweep() -> None:
+    """One round, unless nothing is open: then only every few seconds, for what nobody thought of."""
+    if time.monotonic() < _swept_at + IDLE_SECONDS and not queries.anything_open():
+        return
+    sweep()
+
+
 def sweep() -> None:
     """One round."""
+    global _swept_at
+    _swept_at = time.monotonic()
     with slots.patience(PATIENCE_MS):
         _each([""], lambda _: workers.end_frozen(), "the list of sessions")
         _each([""], lambda _: workers.bury_dead(), "the list of workers")

@@ -115,7 +115,7 @@ def main(order: dict[str, Any]) -> None:
     if pool is Pool.CONTROL:
         errands(huey)
         if not order.get("sweeps", True):
-            tasks.stitcher.sweep = lambda: None  # type: ignore[assignment]
+            tasks.stitcher.idle_sweep = lambda: None  # type: ignore[assignment]
     with tasks.at_work(worker, pool):
         print(f"ready {worker.id}", flush=True)
         tasks.run(huey, worker, order.get("patience", 25.0))
