@@ -15,6 +15,8 @@ from typing import Any
 from huey.storage import PostgresStorage
 from psycopg import sql
 
+from app.pipelined import PatientConnection
+
 RECHECK_SECONDS = 30.0  # the table is looked at without a bell this often; the sweep rings again after five seconds
 
 # A bell of the first queue, or else one of the second, in one round trip.
@@ -49,6 +51,9 @@ class BellStorage(PostgresStorage):  # type: ignore[misc]
         self._looked_at = 0.0
         self._idle = threading.local()  # .yes: this thread found nothing when it was here last
         super().__init__(name, **options)
+
+    def _connect(self) -> PatientConnection:
+        return PatientConnection.connect(self.dsn, autocommit=True, **self.connection_params)
 
     def _dequeue(self) -> bytes | None:
         """One bell, of the queue that was second the last time if there is one."""

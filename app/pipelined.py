@@ -170,6 +170,16 @@ class PipelinedDatabase(PooledPsycopg3Database):  # type: ignore[misc]
             self._state.ctx = blocks
 
 
+class PatientConnection(psycopg.Connection[Any]):
+    """For threads that wait long: it sleeps until the server says something.
+
+    psycopg wakes up ten times a second to see whether Ctrl-C was pressed, which no thread but the main one hears.
+    """
+
+    def wait(self, gen: Any, interval: float = 60.0, timeout: float | None = None) -> Any:
+        return super().wait(gen, interval, timeout)
+
+
 def gone(connection: Any) -> bool:
     """Whether the server has hung up. An idle connection has nothing to read, so that asking costs no round trip."""
     if connection.closed:

@@ -16,9 +16,10 @@ import psycopg
 
 from app.ledger import workers
 from app.models import KEEPALIVE, UNAVAILABLE, db
+from app.pipelined import PatientConnection
 
 log = logging.getLogger("mosaic.watch")
-LOOK_SECONDS = 1.0  # how often somebody who is new is noticed
+LOOK_SECONDS = 2.0  # how often somebody who is new is noticed
 WAIT_SECONDS = 5  # how long one wait for a lock lasts: a killed watcher leaves no session behind for longer than this
 GRACE_SECONDS = 1.5  # a process whose lock is free but whose other sessions live has this long to take it again
 WATCHERS = 2  # of each worker: one of them may be frozen itself
@@ -100,7 +101,7 @@ class Watch:
 
     def _connect(self) -> psycopg.Connection[Any]:
         options = f"-c lock_timeout={WAIT_SECONDS}s {KEEPALIVE}"
-        return psycopg.connect(
+        return PatientConnection.connect(
             self._url, autocommit=True, application_name="mosaic-watch", connect_timeout=10, options=options
         )
 

@@ -29,7 +29,8 @@ from app.watch import Watch
 log = logging.getLogger("mosaic.worker")
 VERSION = "0.1.0"
 STOP_SECONDS = 0.4  # how often running steps learn that they are to stop
-RENEW_EVERY = 20  # … and every how many of those the leases are renewed (8 s of a 30 s lease)
+IDLE_SECONDS = 2.0  # … while nothing is held: how often it is looked whether the session lock is
+RENEW_SECONDS = 8.0  # how often the leases are renewed, which last 30 s
 _SWEEPER = 0x6D6F7377  # advisory lock of the worker that sweeps
 SWEEP_SECONDS = 1.0
 YOUNG_SECONDS = 5.0  # a server that has just started: everybody is about to take their locks again
@@ -64,6 +65,7 @@ class Worker:
         self._held: list[Held] = []  # two of one step, when one of them has lost it
         self._mutex = threading.Lock()
         self._over = threading.Event()
+        self._woken = threading.Event()
         self._lock: psycopg.Connection[Any] | None = None
 
     @property
@@ -108,6 +110,7 @@ class Worker:
 
     def stop(self) -> None:
         self._over.set()
+        self._woken.set()
         with db.connection_context():
             workers.retire(self.id)
         if self._lock is not None:
@@ -118,6 +121,7 @@ class Worker:
         held = Held(step["id"], step["fence"], interruptible, time.monotonic() + seconds)
         with self._mutex:
             self._held.append(held)
+            self._woken.set()
             if self.draining and interruptible:
                 held.end("drain")
         try:
@@ -152,16 +156,24 @@ class Worker:
         )
 
     def _beat(self) -> None:
-        turn = 0
-        while not self._over.wait(STOP_SECONDS):
-            turn += 1
+        renewed = time.monotonic()
+        while not self._over.is_set():
+            self._pause()
             try:
-                again = self._hold_lock()
-                self._look(renew=again or turn % RENEW_EVERY == 0)
+                due = self._hold_lock() or time.monotonic() - renewed > RENEW_SECONDS
+                self._look(renew=due)
+                renewed = time.monotonic() if due else renewed
             except UNAVAILABLE as error:
                 log.warning("worker %s cannot reach the database; it tries again: %s", self.id, error)
             except Exception:
                 log.exception("heartbeat of worker %s failed; it tries again", self.id)
+
+    def _pause(self) -> None:
+        """Until the next look: they are often while something is held, and whoever begins to hold something asks."""
+        if not self._held:
+            self._woken.wait(IDLE_SECONDS)
+            self._woken.clear()
+        self._over.wait(STOP_SECONDS)
 
     def _look(self, *, renew: bool) -> None:
         with self._mutex:

@@ -378,6 +378,7 @@ def run(huey: queue.Doorbell, worker: Worker, seconds: float = 25.0) -> None:
         scheduler_interval=60,  # nothing of ours is in Huey's schedule
     )
     consumer.worker = worker
+    consumer._stop_flag_timeout = 0.5  # how often Huey looks whether a signal came; ten times a second, if it may
     consumer._set_signal_handlers()  # Huey sets them after its threads have begun to take steps
     consumer.run()
 
