@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from app import disk as room
 from app import queries, schema
 from app.clients.openclaw import ready as engine_answers
 from app.queries import of_operations
@@ -19,7 +20,7 @@ from app.settings_values import is_loopback
 from app.types import Pool
 
 OK, WARN, FAIL = "ok", "warn", "fail"
-LOW_DISK, LEAST_DISK = 2 * 1024**3, 256 * 1024**2  # bytes free: below the first warn, below the second fail
+LOW_DISK, LEAST_DISK = room.LOW, room.LEAST  # bytes free: below the first warn, below the second fail
 LONG_TRANSACTION = 300.0  # seconds
 
 
@@ -73,13 +74,14 @@ def disk(data_dir: Path) -> Check:
     """Space where the data directory is: worktrees, mirrors and, if Mosaic runs it, the database."""
     if not os.access(data_dir, os.W_OK | os.X_OK):
         return Check("disk", FAIL, f"{data_dir} cannot be written.", "Let Mosaic's account own the data directory.")
-    found = os.statvfs(data_dir)
-    free = found.f_bavail * found.f_frsize
+    free = room.free(data_dir)
     said = f"{free / 1024**3:.1f} GiB free in {data_dir}."
     if free >= LOW_DISK:
         return Check("disk", OK, said)
     action = "Make room: `mosaic gc` says what it can free; MOSAIC_KEEP_DAYS sets how long things are kept."
-    return Check("disk", FAIL if free < LEAST_DISK else WARN, said, action)
+    if free < LEAST_DISK:
+        return Check("disk", FAIL, f"{said} Jobs wait for space (`disk_full`) and go on by themselves.", action)
+    return Check("disk", WARN, said, action)
 
 
 def transactions() -> Check:

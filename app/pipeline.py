@@ -76,8 +76,8 @@ IMPLEMENT: tuple[StepSpec, ...] = (
 # What a job that is stopped half-way has done is kept: this row comes when its end is known, before the last words.
 KEEP = _control("runner.keep", 905, Phase.CLEANUP, 300, attempts=2, always=True)
 KEEPS_WORK = frozenset({
-    "agent_failed", "budget_exhausted", "cancelled_by_user", "crashed", "daily_budget_exhausted", "engine_rejected",
-    "engine_unavailable", "forge_unavailable", "gates_failed", "internal_error", "policy_violation",
+    "agent_failed", "budget_exhausted", "cancelled_by_user", "crashed", "daily_budget_exhausted", "disk_full",
+    "engine_rejected", "engine_unavailable", "forge_unavailable", "gates_failed", "internal_error", "policy_violation",
     "sandbox_unavailable", "stalled", "timed_out",
 })  # fmt: skip
 

@@ -49,7 +49,8 @@ class Ran:
     truncated: bool
     timed_out: bool
     cancelled: bool
-    disk_full: bool = False
+    disk_full: bool = False  # it used more than it may
+    no_room: bool = False  # it used less than it may, and the disk of the machine has no room left
 
 
 def run(
@@ -174,11 +175,12 @@ def _supervised(
         timed_out=stopped == "timeout",
         cancelled=stopped == "cancel",
         disk_full=stopped == "disk",
+        no_room=stopped == "room",
     )
 
 
 def _follow(tree: Tree, kept: _Kept, deadline: float, cancelled: Callable[[], bool], disk: _Disk) -> str:
-    """Take the output until the command ends ("") or has to be stopped ("timeout", "cancel", "disk")."""
+    """Take the output until the command ends ("") or has to be stopped ("timeout", "cancel", "disk", "room")."""
     out = tree.output.fileno()
     poll = select.poll()
     poll.register(out, select.POLLIN)
@@ -191,8 +193,9 @@ def _follow(tree: Tree, kept: _Kept, deadline: float, cancelled: Callable[[], bo
         if now >= look:
             if cancelled():
                 return "cancel"
-            if disk.exhausted():
-                return "disk"
+            exhausted = disk.exhausted()
+            if exhausted:
+                return exhausted
             look = time.monotonic() + _LOOK_SECONDS
         ready = {fd for fd, _ in poll.poll(max(0.0, min(look, deadline) - time.monotonic()) * 1000)}
         if tree.ended in ready:
@@ -268,12 +271,15 @@ class _Disk:
         self._limit = limit
         self._free = self._start = shutil.disk_usage(work).free
 
-    def exhausted(self) -> bool:
+    def exhausted(self) -> str:
+        """ "disk" when the run has used more than it may, "room" when the disk has no more to give, else ""."""
         free = shutil.disk_usage(self._work).free
         if self._free - free < _DISK_STEP:
-            return False
+            return ""
         self._free = free
-        return free < _DISK_RESERVE or self._start - free > 2 * self._limit or self._size() > self._limit
+        if self._start - free > 2 * self._limit or self._size() > self._limit:
+            return "disk"
+        return "room" if free < _DISK_RESERVE else ""
 
     def _size(self) -> int:
         argv = [program("du"), "-s", "-x", "-B1", "--", str(self._work)]

@@ -116,6 +116,7 @@ REASONS: Mapping[str, Reason] = _reasons(
     ("engine_unavailable", _F, "The agent engine or its model did not answer for too long.", "Ask the operator to run `mosaic doctor`, then `@mosaic retry`."),
     ("engine_rejected", _F, "The agent engine or its model refused the request as invalid.", "Ask the operator to check the model settings (`MOSAIC_MODEL_*`), then `@mosaic retry`."),
     ("forge_unavailable", _F, "Gitea did not answer for too long.", "`@mosaic retry` when Gitea is back."),
+    ("disk_full", _F, "The disk of the machine that Mosaic runs on was full for too long.", "Ask the operator to make room (`mosaic gc`, `mosaic doctor`), then `@mosaic retry`."),
     ("refused", _F, "The request was not allowed.", "Ask someone with write permission on the repository to make the request."),
     ("not_served", _F, "This repository is not on the list that this Mosaic serves.", "Ask the operator to add it to `repositories` in the server configuration."),
     ("not_found", _F, "The text that asked for this job no longer exists or has changed.", "Write the request again as a new comment."),
@@ -183,6 +184,12 @@ class Misconfigured(Transient):
         super().__init__(message, status=status)
         if code:
             self.code = code
+
+
+class DiskFull(MosaicError):
+    """There is no room left on a disk of ours: the same work succeeds when somebody has made some."""
+
+    code = "disk_full"
 
 
 class Outage(Transient):
@@ -379,15 +386,16 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class HandBack:
-    """Somebody else is at fault (engine or forge down): the same step again later, no attempt spent."""
+    """Somebody else is at fault (engine or forge down, disk full): the same step again later, no attempt spent."""
 
-    reason: str  # engine_unavailable | forge_unavailable | ...
+    reason: str  # engine_unavailable | forge_unavailable | disk_full | ...
     detail: str
     retry_after: float  # seconds
     redo: tuple[str, ...] = ()  # steps to run again first, e.g. a fresh checkout
 
 
 Result = Done | Failed | HandBack
+CLOCK_STOPS = ("forge_unavailable", "disk_full")  # handed back for these, a job's time stands still; up to a limit
 
 
 # ---------------------------------------------------------------- quality

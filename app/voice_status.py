@@ -53,6 +53,8 @@ _PASSING = ("next", "backing_off", "person")  # said elsewhere in the comment, o
 _WAITS = {  # what a step that was handed back waits for
     "engine_unavailable": "waits for the agent engine; Mosaic tries again by itself",
     "forge_unavailable": "waits for Gitea; Mosaic tries again by itself",
+    "disk_full": "waits for space on the disk of Mosaic's machine (the operator makes room: `mosaic gc`); "
+    "Mosaic tries again by itself",
 }
 
 

@@ -13,6 +13,7 @@ _ODD = re.compile(r"[^\w./:-]", re.ASCII)
 _AWAY = {
     "engine_unavailable": "The agent engine or its model does not answer",
     "forge_unavailable": "Gitea does not answer",
+    "disk_full": "There is too little space on the disk of Mosaic's machine (the operator makes room: `mosaic gc`)",
     "database_unavailable": "The database was away",
     "worker_stopped": "Its worker was stopped",
 }

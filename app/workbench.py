@@ -6,11 +6,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from app import sandbox
+from app import disk, sandbox
 from app.clients.git import Git
 from app.context import Context
 from app.sandbox_host import discard
 from app.sandbox_profile import Limits
+from app.types import DiskFull
 
 
 @contextmanager
@@ -21,8 +22,8 @@ def clean_checkout(context: Context, git: Git, tree: str) -> Iterator[Path]:
     discard(work)
     index.unlink(missing_ok=True)
     work.parent.mkdir(parents=True, exist_ok=True)
-    git.checkout(tree, work, index=index)
     try:
+        git.checkout(tree, work, index=index)
         yield work
     finally:
         discard(work)
@@ -38,12 +39,15 @@ def run_command(
     network: bool = False,
     read_only: Mapping[str, Path] | None = None,
 ) -> sandbox.Ran:
-    """Run it with this server's tool folders; its output goes to the step's log."""
+    """Run it with this server's tool folders; its output goes to the step's log.
+
+    Raises DiskFull instead of a failure that says nothing about the command: one on a disk that has no room left.
+    """
     server = context.clients.server.sandbox
     if server.insecure:
         context.event("guard.allowed", what="sandbox.insecure", command=command)
     limits = Limits(seconds=max(1.0, context.seconds_left(seconds)))
-    return sandbox.run(
+    ran = sandbox.run(
         command,
         work=work,
         read_only=read_only,
@@ -55,6 +59,10 @@ def run_command(
         path=[*_prepared_programs(context), *server.path],
         insecure=server.insecure,
     )
+    short = disk.short(context.paths.data) if ran.exit_code != 0 and not (ran.cancelled or ran.disk_full) else ""
+    if short or ran.no_room:
+        raise DiskFull(f"`{command}` was stopped by a full disk. {short}".strip())
+    return ran
 
 
 def _prepared_programs(context: Context) -> list[str]:

@@ -164,6 +164,7 @@ class Worker:
                 self._look(renew=due)
                 renewed = time.monotonic() if due else renewed
             except UNAVAILABLE as error:
+                renewed = -math.inf  # the leases may have lapsed while the database took no changes
                 log.warning("worker %s cannot reach the database; it tries again: %s", self.id, error)
             except Exception:
                 log.exception("heartbeat of worker %s failed; it tries again", self.id)

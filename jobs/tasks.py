@@ -20,41 +20,28 @@ from typing import Any
 
 from huey.consumer import Consumer
 
-from app import breaker, gc, queue, stitcher
+from app import breaker, disk, gc, queue, stitcher
 from app.audit_keeper import keeping
 from app.clients.gitea import GiteaClient
 from app.clients.openclaw import OpenClaw
 from app.context import Clients, Context, Work
 from app.edge import UNAVAILABLE, connected, database_url, open_database, redactor_of
-from app.ledger import jobs, slots, steps, workers
+from app.ledger import slots, steps, workers
 from app.ledger.chain import transaction, use_redactor
 from app.logs import about
+from app.outcome import internal, no_room, of_error
 from app.paths import Paths
 from app.pipeline import KEEP, PIPELINES, StepSpec
 from app.rules import ServerConfig
 from app.settings import Settings
 from app.stitcher.advance import Taker
 from app.stitcher.dispatch import dispatch, task_of
-from app.types import (
-    REASONS,
-    Cancelled,
-    Done,
-    Failed,
-    HandBack,
-    LostLease,
-    MosaicError,
-    Permanent,
-    Pool,
-    Result,
-    StepType,
-    Transient,
-)
+from app.types import Cancelled, Done, Failed, HandBack, LostLease, MosaicError, Pool, Result, StepType
 from app.worker import Worker
 
 log = logging.getLogger("mosaic.tasks")
 CONTROL_SLOTS = 8
 GATE_SECONDS = 7_500.0  # a gate has its own limit of at most two hours; this one is for a sandbox that hangs
-BACKOFF_SECONDS = (1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0)
 _LOOK_SECONDS = 0.1  # how often a consumer that ends looks whether it shall end at once
 RECORD_PAUSES = (0.2, 0.5, 1.0, 2.0, 5.0, *[10.0] * 12)  # seconds between the tries to record a result
 
@@ -150,13 +137,17 @@ def settle(context: Context, result: Result, taker: Taker | None = None) -> None
 
 
 def insist(write: Callable[[], None]) -> None:
-    for pause in RECORD_PAUSES:
+    """Until it is written. While the disk of the database is full there is no end to it: nobody else could do more."""
+    pauses = iter(RECORD_PAUSES)
+    while True:
         try:
             return write()
         except UNAVAILABLE as error:
+            pause = RECORD_PAUSES[-1] if disk.full(error) else next(pauses, None)
+            if pause is None:
+                raise
             log.warning("the database is away, trying again in %s s: %s", pause, error)
             time.sleep(pause)
-    write()
 
 
 def record(row: dict[str, Any], result: Result, taker: Taker | None = None) -> None:
@@ -171,30 +162,16 @@ def record(row: dict[str, Any], result: Result, taker: Taker | None = None) -> N
         taker.took = before
 
 
-def internal(error: Exception) -> Failed:
-    return Failed("internal_error", f"{type(error).__name__}: {error}", retryable=True)
-
-
 def attempt(context: Context, work: Work, redo: tuple[str, ...]) -> Result | None:
     """Run the work; every error becomes a result. None when the step was lost and nothing may be recorded."""
-    row = context.row
     try:
-        result: Result = work(context)
+        result: Result = no_room(context) or work(context)
     except LostLease:
         return None
     except Cancelled:
         result = Failed("cancelled")
-    except Transient as error:
-        result = HandBack("forge_unavailable", str(error), error.retry_after or backoff(row["faults"]))
-    except Permanent as error:
-        result = moved(context, error) if error.code == "moved" else Failed(_known(error, "refused"), str(error))
-    except MosaicError as error:
-        result = Failed(_known(error, "internal_error"), str(error))
-    except UNAVAILABLE as error:
-        result = HandBack("database_unavailable", str(error), backoff(row["faults"]), redo)
-    except Exception as error:
-        log.exception("%s of job %s failed", steps.key_of(row), row["job_id"])
-        result = internal(error)
+    except Exception as error:  # noqa: BLE001 (it becomes the result, and is logged where it is ours)
+        result = of_error(context, error, redo)
     if context.held.why == "lost":
         return None
     if context.held.why == "drain" and not isinstance(result, Done):
@@ -204,28 +181,6 @@ def attempt(context: Context, work: Work, redo: tuple[str, ...]) -> Result | Non
     if context.held.why == "cancel" and context.held.interruptible and not isinstance(result, HandBack):
         return Failed("cancelled", getattr(result, "detail", ""))
     return result  # what a control step has done is recorded even when a cancel came meanwhile
-
-
-def moved(context: Context, error: Permanent) -> Result:
-    """The repository has another name by now: learn it, and do the same work again at once."""
-    job = context.job
-    try:
-        found = context.forge.repository_by_id(job.repository_id)
-    except Transient as away:
-        return HandBack("forge_unavailable", str(away), backoff(context.row["faults"]))
-    if found is None or found.full_name == job.repository:
-        return Failed("forge_forbidden", str(error))
-    jobs.rename(job.id, found.full_name)
-    return HandBack("forge_unavailable", f"The repository is {found.full_name} now.", 0.0)
-
-
-def _known(error: MosaicError, otherwise: str) -> str:
-    return error.code if error.code in REASONS else otherwise
-
-
-def backoff(faults: int) -> float:
-    """Seconds before a handed-back step is tried again."""
-    return BACKOFF_SECONDS[min(faults, len(BACKOFF_SECONDS) - 1)]
 
 
 def build_clients(settings: Settings, pool: Pool, worker: Worker) -> Clients:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from app import budget, prompts, quality_rails, queries
+from app import budget, disk, prompts, quality_rails, queries
 from app import engine as gateway
 from app.clients.openclaw import OpenClaw, session_key
 from app.context import Context
@@ -53,11 +53,21 @@ def implement(context: Context) -> Result:
     context.tokens(ran.usage)
     if gateway.wedged(ran.error) and gateway.kill_wedged(context.paths.engine_state):
         ran = replace(ran, error=f"{ran.error}. The gateway is being restarted.", retry_after=RESTART_SECONDS)
+    short = _short(context, ran)
+    if short:
+        return HandBack("disk_full", short, _pause(context.row["faults"]), FRESH)
     if ran.outcome == "budget_exhausted":
         day = budget.daily_left(context, context.rules)[1]
         if day:
             return Failed("daily_budget_exhausted", day)
     return judge(ran, session, context.row["faults"])
+
+
+def _short(context: Context, ran: RunResult) -> str:
+    """Why the turn is worth nothing: the agent, or the gateway, could not write. "" when there was room."""
+    broke = ran.outcome in ("failed", "stalled", "lost", "engine_unavailable")
+    missed = ran.outcome == "completed" and ran.tool_failures > 0
+    return disk.short(context.paths.data) if broke or missed else ""
 
 
 def judge(ran: RunResult, session: str, faults: int) -> Result:

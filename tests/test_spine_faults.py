@@ -61,7 +61,7 @@ def live(database: str) -> Iterator[Worker]:
 
 
 def clients_of(worker: Worker, forge: Any = None, env: dict[str, str] | None = None) -> Clients:
-    mine = settings.load("control", env) if env else None
+    mine = settings.load("control", env) if env else SimpleNamespace(data_dir=Path("/tmp"))
     return Clients(mine, rules.ServerConfig.load(None), worker, redact.Redactor(()), forge)  # type: ignore[arg-type]
 
 

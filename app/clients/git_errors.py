@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 
 from app.clients.git_env import Output
-from app.types import Ambiguous, Misconfigured, MosaicError, Permanent, Transient
+from app.types import Ambiguous, DiskFull, Misconfigured, MosaicError, Permanent, Transient
 
 _STATUS = re.compile(r"(?:returned error: |HTTP )(\d{3})")
 _CONTROL = re.compile(r"[^\x20-\x7e\u00a0-\u200a\u2010-\u2027\u202f-\u205f\u2070-\ud7ff\ue000-\ufefe\uff00-\uffef]+")
 _AFTER_SENDING = ("RPC failed", "hung up", "unexpected disconnect", "early EOF", "bad line length", "unpack failed")
 _UNTRUSTED = re.compile(r"unable to access .*certificate (?:problem|verification failed)")  # OpenSSL's words, GnuTLS's
-_FULL_DISK = ("No space left on device", "Disk quota exceeded", "unable to write")
+_FULL_DISK = ("No space left on device", "Disk quota exceeded", "Out of diskspace", "unable to write", "couldn't write")
+_OTHER_CAUSE = ("Permission denied", "Read-only file system")  # of what could not be written
 
 
 def said(text: str, limit: int = 600) -> str:
@@ -26,6 +27,18 @@ def remote_said(text: str, limit: int = 600) -> str:
     return _CONTROL.sub(" ", " / ".join(line for line in lines if line)).strip()[:limit]
 
 
+def disk_was_full(output: Output) -> bool:
+    """Whether this git could not write here. What the forge says of its own disk stands behind "remote:"."""
+    here = [line for line in re.split(r"[\r\n]+", output.err) if not line.startswith("remote:")]
+    return any(
+        any(word in line for word in _FULL_DISK) and not any(word in line for word in _OTHER_CAUSE) for line in here
+    )
+
+
+def _no_room(verb: str, output: Output) -> DiskFull:
+    return DiskFull(f"git {verb} could not write: the disk is full. Free some space. ({said(output.err)})")
+
+
 def local_failure(verb: str, output: Output, code: str = "git_failed") -> MosaicError:
     """For a command that touches only this machine: the same input fails again, unless the disk was full."""
     if output.timed_out:
@@ -34,8 +47,8 @@ def local_failure(verb: str, output: Output, code: str = "git_failed") -> Mosaic
         )
     if output.truncated:
         return Permanent(f"git {verb} had more to say than allowed: too many or too large files.", code="too_large")
-    if any(word in output.err for word in _FULL_DISK):
-        return Transient(f"git {verb} could not write: the disk is full. Free some space. ({said(output.err)})")
+    if disk_was_full(output):
+        return _no_room(verb, output)
     return Permanent(f"git {verb} failed: {said(output.err) or f'exit code {output.code}'}", code=code)
 
 
@@ -44,6 +57,8 @@ def remote_failure(verb: str, output: Output, *, write: bool = False) -> MosaicE
     if _UNTRUSTED.search(output.err):
         text = f"git {verb}: the forge's certificate is not trusted. Set MOSAIC_CA_BUNDLE to the CA of your Gitea."
         return Misconfigured(text, code="untrusted_certificate")
+    if not write and disk_was_full(output):
+        return _no_room(verb, output)
     text, after = said(output.err), any(word in output.err for word in _AFTER_SENDING)
     found = _STATUS.search(output.err)
     status = int(found.group(1)) if found else None

@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from app.clients.git_env import OUTPUT_LIMIT, Call, Output, run
-from app.clients.git_errors import local_failure
+from app.clients.git_errors import disk_was_full, local_failure
 from app.clients.git_files import Person
+from app.clients.git_halves import drop_halves
 from app.clients.names import branch_name_ok, sha_ok
 from app.types import Change, Permanent
 
@@ -129,7 +130,10 @@ class Reader:
         return Call(args, self.mirror, limit=limit, keep_open=keep_open)
 
     def _run(self, call: Call) -> Output:
-        return run(replace(call, timeout=self._timeout))
+        output = run(replace(call, timeout=self._timeout))
+        if output.code != 0 and disk_was_full(output):
+            drop_halves(self.mirror)
+        return output
 
     def _git(
         self, *args: str, ok: Sequence[int] = (0,), stdin: bytes = b"", env: dict[str, str] | None = None

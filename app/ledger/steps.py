@@ -16,7 +16,7 @@ from app.ledger import budgets, chain
 from app.ledger.chain import Entry, entry, entry_of_step
 from app.models import ask, db, execute, fetch, fetch_one, send
 from app.pipeline import ANYWHERE, StepSpec
-from app.types import GateResult, LostLease, Phase, StepStatus, Usage
+from app.types import CLOCK_STOPS, GateResult, LostLease, Phase, StepStatus, Usage
 
 LEASE_SECONDS = 30
 MAX_CRASHES = 3
@@ -193,7 +193,7 @@ def finish(
 
 
 def go_on(entry: Entry) -> None:
-    """The job's clock goes on: what it waited for the forge does not count against its time limit."""
+    """The job's clock goes on: what it waited for the forge or for space does not count against its time limit."""
     since, deadline = entry["forge_wait_since"], entry["deadline_at"]
     if since is not None:
         entry.set(forge_wait_since=None, deadline_at=deadline and deadline + (entry.now - since))
@@ -213,7 +213,7 @@ def hand_back(entry: Entry, step: Mapping[str, Any], reason: str, detail: str, r
     )
     if won != 1:
         raise LostLease(f"{key_of(step)} is no longer ours")
-    if reason == "forge_unavailable" and entry["forge_wait_since"] is None:
+    if reason in CLOCK_STOPS and entry["forge_wait_since"] is None:
         entry.set(forge_wait_since=entry.now)  # the job's clock stands still from here on
     entry.event(
         "step.progress",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from app.pipeline import ADMIT, BACK_TO, ROUND_STEPS, StepSpec
-from app.types import REASONS, JobStatus, Step, StepStatus
+from app.types import CLOCK_STOPS, REASONS, JobStatus, Step, StepStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +18,7 @@ class Facts:
     reason: str | None = None  # the outcome, once it is known
     cancel_requested: bool = False
     deadline_passed: bool = False
-    outage_over: bool = False  # it waited for the forge as long as a job may
+    outage_over: bool = False  # it waited for the forge or for space as long as a job may
     rounds: int = 3  # limits.rounds
     attempts: int = 2  # limits.attempts, for the agent's step
 
@@ -103,15 +103,16 @@ def decide(facts: Facts, rows: Sequence[StepSpec], steps: Sequence[Step]) -> tup
     if facts.cancel_requested:
         return (Conclude("cancelled_by_user"),)
     if facts.outage_over:
-        return (Conclude("forge_unavailable", _waits_for(now, "forge_unavailable")),)
+        return (_waited(now),)
     if facts.deadline_passed:
         return (_late(now),)
     return _walk(facts, rows, now)
 
 
-def _waits_for(now: dict[str, Step], reason: str) -> str:
-    """What the step that was handed back for this reason was told."""
-    return next((step.detail for step in now.values() if step.faults and step.reason == reason), "")
+def _waited(now: dict[str, Step]) -> Conclude:
+    """What the job waited for in vain, and what the step that was handed back was told."""
+    waits = (step for step in now.values() if step.faults and step.reason in CLOCK_STOPS)
+    return next((Conclude(step.reason, step.detail) for step in waits), Conclude("forge_unavailable"))
 
 
 def _late(now: dict[str, Step]) -> Conclude:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from app import breaker
+from app import breaker, disk
 from app.context import Clients
 from app.edge import UNAVAILABLE
 from app.ledger import chain, effects
@@ -52,6 +52,8 @@ def deliver(effect_id: int, clients: Clients) -> None:
     except Permanent as error:
         refused(effect, error)
     except Exception as error:
+        if disk.full(error):
+            return no_room(effect, str(error))
         log.exception("effect %s failed", effect["key"])
         _broken(effect, f"{type(error).__name__}: {error}")
 
@@ -107,6 +109,16 @@ def later(effect: dict[str, object], error: Transient) -> float:
     )
     effects.postpone(effect, wait, str(error), breaker.word(error), unsure=_may_arrive(error))
     return float(wait)
+
+
+def no_room(effect: dict[str, object], why: str) -> None:
+    """Our own disk is full: the same again later, for as long as for the forge."""
+    log.warning("effect %s waits for space on the disk: %s", effect["key"], why)
+    if effect["state"] == "planned" and effects.overdue(effect):
+        effects.fail(effect, why, "disk_full")
+    else:
+        pause = BACKOFF[min(int(str(effect["attempts"])) - 1, len(BACKOFF) - 1)]
+        effects.postpone(effect, pause, why, "disk_full", unsure=True)
 
 
 def _may_arrive(error: Transient) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from app import authority, queries
+from app import authority, disk, queries
 from app.context import Context
 from app.ledger import carried, effects
 from app.pipeline import on_files, plan
@@ -93,6 +93,10 @@ def _carry(context: Context, key: str, kind: str, target: dict[str, Any]) -> dic
     except Permanent as error:
         effects.fail(effect, str(error), error.code)
         return Failed(error.code if error.code in REASONS else "refused", str(error))
+    except Exception as error:
+        if disk.full(error):  # the step waits for space; let it have its effect again then
+            effects.postpone(effect, 1.0, str(error), "disk_full", unsure=True)
+        raise
     _record(context, kind, result, target)
     return result
 

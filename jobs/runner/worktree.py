@@ -39,7 +39,11 @@ def checkout(context: Context) -> Result:
     path = context.paths.worktree(job.id, fence)
     _empty(path)
     context.paths.index(job.id, fence).parent.mkdir(parents=True, exist_ok=True)
-    excluded = git.checkout(source, path, exclude=hidden_paths(context), index=context.paths.index(job.id, fence))
+    try:
+        excluded = git.checkout(source, path, exclude=hidden_paths(context), index=context.paths.index(job.id, fence))
+    except Exception:
+        _remove(path)  # half of it would keep the space that the next try needs
+        raise
     output = {"fence": fence, "start": start, "from": source, "excluded": list(excluded)[:50]}
     return Done(output={**output, "begun": changed_paths(git, begun)} if begun else output)
 

@@ -44,7 +44,17 @@ class Agent(FakeGateway):
             (root / WRITTEN).write_text(f"{job}\n")
         except OSError:  # a full disk, or a worktree that is gone: the tool fails, and the turn ends without a change
             (root / WRITTEN).unlink(missing_ok=True)
+            yield from map(_failed, self._after)
+            return
         yield from self._after
+
+
+def _failed(frame: Frame) -> Frame:
+    """The frame with the tool's result as one of a tool that failed; any other as it is."""
+    told = frame.get("payload", {})
+    if told.get("stream") != "tool" or told.get("data", {}).get("phase") != "result":
+        return frame
+    return {**frame, "payload": {**told, "data": {**told["data"], "isError": True}}}
 
 
 def _of_the_turn(frame: Frame) -> bool:

@@ -1,5 +1,5 @@
-"""Scenario: the disk is full, first below the worktrees, then below everything. Work waits or fails with a reason, the
-audit stays whole, and all goes on when there is space again.
+"""Scenario: the disk below everything is full, the database included. Work waits for space and costs nobody anything,
+the audit stays whole, and all goes on to a good end when there is space again.
 
 The disk is a small tmpfs of our own, so that no other program of the machine meets its end.
 """
@@ -18,7 +18,7 @@ from tests.proof.rest import settle
 from tests.proof.tally import Tally
 from tests.proof.verdict import audit, judge
 
-DISK = 320 * 1024 * 1024
+DISK = 1024 * 1024 * 1024
 FULL_SECONDS = 15.0
 JOBS = 6
 
@@ -66,11 +66,25 @@ def disk_full(path: Path) -> Tally:
         settle(here, 3 * JOBS, 120)
         judge(here, asked, tally)
         audit(here, tally)
+        _expect_patience(here, tally)
         last = here.mosaic.sql("select count(*) as n from runner_jobs where reason = 'done' and id > %s", 2 * JOBS)
         tally.expect(bool(last) and last[0]["n"] == JOBS, "a job that came after there was space again did not succeed")
         tally.notes.append(f"full for {FULL_SECONDS:.0f} s under {JOBS} jobs; at rest {rested:.0f} s after")
     tally.seconds = time.monotonic() - began
     return tally
+
+
+def _expect_patience(here: Place, tally: Tally) -> None:
+    """Every job has ended well; none of its attempts was spent and none of its workers counted as crashed."""
+    [found] = here.mosaic.sql(
+        "select (select count(*) from runner_jobs where reason is distinct from 'done') as bad, "
+        "(select count(*) from job_steps where crashes > 0 or attempt - excused > 1) as spent, "
+        "(select count(*) from job_events where kind = 'step.progress' and data like %s) as waited",
+        '%"waiting":"disk_full"%',
+    )
+    tally.expect(found["bad"] == 0, f"{found['bad']} jobs did not end well because the disk was full for a while")
+    tally.expect(found["spent"] == 0, f"{found['spent']} steps lost an attempt or a worker to the full disk")
+    tally.notes.append(f"handed back {found['waited']} times to wait for space")
 
 
 def _while_full(here: Place, disk: Path, asked: dict[str, dict[int, int | None]]) -> None:

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from app.ledger.effects import CARRIED
 from tests.proof.place import Place
 
 T = TypeVar("T")
@@ -20,10 +19,9 @@ def at_rest(here: Place, jobs: int) -> bool:
     rows = here.mosaic.sql(
         "select (select count(*) from runner_jobs) as jobs, "
         "(select count(*) from runner_jobs where finished_at is null) as open, "
-        "(select count(*) from effects where (state = 'planned' and kind <> all(%s)) "
+        "(select count(*) from effects where state = 'planned' "
         "or (settle_at is not null and settled < 2)) as planned, "
         "(select count(*) from job_steps where status in ('pending', 'running')) as steps",
-        list(CARRIED),
     )
     return bool(rows) and rows[0] == {"jobs": jobs, "open": 0, "planned": 0, "steps": 0}
 

@@ -15,6 +15,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -100,7 +101,8 @@ def main(order: dict[str, Any]) -> None:
     worker = Worker(order["url"], pool.value, order.get("slots", 4), order.get("host", "here"), order.get("signer", ""))
     open_database(order["url"], worker.session)
     huey = tasks.doorbell(pool, worker, order["url"])
-    clients = Clients(None, ServerConfig.load(None), worker, Redactor(()))  # type: ignore[arg-type]
+    settings = SimpleNamespace(data_dir=Path(order.get("data", ROOT)))
+    clients = Clients(settings, ServerConfig.load(None), worker, Redactor(()))  # type: ignore[arg-type]
     works = {
         name: tasks.Task(lambda context: work(context, order["behave"]), spec.redo if spec else ())
         for name, (_, spec) in tasks.step_targets(pool).items()
