@@ -26,6 +26,15 @@ def internal(error: Exception) -> Failed:
     return Failed("internal_error", f"{type(error).__name__}: {error}", retryable=True)
 
 
+def reason_of(error: MosaicError) -> str:
+    """The reason that a job ends with when it fails with this error."""
+    if error.code in REASONS:
+        return error.code
+    if error.code == "too_large":
+        return "repository_unusable"
+    return "forge_refused" if isinstance(error, Permanent) and error.status is not None else "internal_error"
+
+
 def no_room(context: Context) -> HandBack | None:
     """Before work on files: it waits while the disk has too little space for it."""
     row = context.row
@@ -46,13 +55,13 @@ def of_error(context: Context, error: Exception, redo: tuple[str, ...]) -> Resul
         return HandBack("database_unavailable", str(error), backoff(row["faults"]), redo)
     if isinstance(error, Permanent) and error.code == "moved":
         return _moved(context, error)
-    if isinstance(error, MosaicError) and error.code in REASONS:
-        return Failed(error.code, str(error))
+    if isinstance(error, MosaicError) and reason_of(error) != "internal_error":
+        return Failed(reason_of(error), str(error))
     short = disk.short(context.paths.data)
     if short:  # not every program says so when it could not write
         return _full(row, f"{short} ({error})", redo)
     if isinstance(error, MosaicError):
-        return Failed("refused" if isinstance(error, Permanent) else "internal_error", str(error))
+        return Failed(reason_of(error), str(error))
     log.error("%s of job %s failed", steps.key_of(row), row["job_id"], exc_info=error)
     return internal(error)
 

@@ -77,8 +77,8 @@ IMPLEMENT: tuple[StepSpec, ...] = (
 KEEP = _control("runner.keep", 905, Phase.CLEANUP, 300, attempts=2, always=True)
 KEEPS_WORK = frozenset({
     "agent_failed", "budget_exhausted", "cancelled_by_user", "crashed", "daily_budget_exhausted", "disk_full",
-    "engine_rejected", "engine_unavailable", "forge_unavailable", "gates_failed", "internal_error", "policy_violation",
-    "sandbox_unavailable", "stalled", "timed_out",
+    "engine_rejected", "engine_unavailable", "forge_refused", "forge_unavailable", "gates_failed", "internal_error",
+    "policy_violation", "sandbox_unavailable", "stalled", "timed_out",
 })  # fmt: skip
 
 PIPELINES: dict[str, tuple[StepSpec, ...]] = {"implement": IMPLEMENT}

@@ -53,6 +53,9 @@ _PASSING = ("next", "backing_off", "person")  # said elsewhere in the comment, o
 _WAITS = {  # what a step that was handed back waits for
     "engine_unavailable": "waits for the agent engine; Mosaic tries again by itself",
     "forge_unavailable": "waits for Gitea; Mosaic tries again by itself",
+    "database_unavailable": "waits for Mosaic's database; Mosaic tries again by itself",
+    "host_lost": "goes on elsewhere: the machine with its files is gone",
+    "worker_stopped": "goes on with another worker",
     "disk_full": "waits for space on the disk of Mosaic's machine (the operator makes room: `mosaic gc`); "
     "Mosaic tries again by itself",
 }
@@ -83,6 +86,7 @@ def status_comment(
         _restarted(job),
         "\n".join(_rows(shown, rounds, progress or {}, gates)),
         _result(job),
+        _particulars(job, shown),
         _footer(job, bot),
     )
 
@@ -221,6 +225,12 @@ def _result(job: Job) -> str:
     where = [f"pull request #{job.pull_request}"] if job.pull_request else []
     where += [f"branch {code(job.branch)}"] if job.pull_request and job.branch else []
     return " ".join([*parts, " · ".join(where)]).strip()
+
+
+def _particulars(job: Job, shown: Sequence[Step]) -> str:
+    """What is particular to this end, where no failed step above says it."""
+    told = any(step.status is StepStatus.FAILED and step.detail for step in shown)
+    return "" if told or outcome(job) is JobStatus.COMPLETED else said(job.detail, 300)
 
 
 def _footer(job: Job, bot: str) -> str:

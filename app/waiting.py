@@ -14,6 +14,7 @@ _AWAY = {
     "engine_unavailable": "The agent engine or its model does not answer",
     "forge_unavailable": "Gitea does not answer",
     "disk_full": "There is too little space on the disk of Mosaic's machine (the operator makes room: `mosaic gc`)",
+    "host_lost": "The machine with its files is gone",
     "database_unavailable": "The database was away",
     "worker_stopped": "Its worker was stopped",
 }

@@ -13,6 +13,8 @@ from app.cli import LATER, _parser
 from app.metrics import METRICS
 from app.settings_table import SETTINGS
 from app.types import REASONS, JobStatus, StepStatus
+from app.voice_status import _WAITS
+from app.waiting import _AWAY
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -142,6 +144,36 @@ def test_every_reason_is_documented_in_the_same_words(code: str) -> None:
     reason = REASONS[code]
     row = f"| `{code}` | {reason.status.value} | {reason.cause} | {reason.next_action} |"
     assert row in (DOCS / "reasons.md").read_text().splitlines(), f"docs/reasons.md needs this row:\n{row}"
+
+
+def ends(tree: ast.Module) -> Iterator[tuple[str, str]]:
+    """(how, code): every reason that the code gives to a step or a job by name."""
+    for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+        name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+        named = {keyword.arg: keyword.value for keyword in call.keywords}
+        given = named.get("code") if name == "Refuse" else named.get("conclude") if name == "Done" else None
+        if name in ("Failed", "Conclude", "HandBack", "refusal") and call.args:
+            given = call.args[0]
+        if name == "conclude" and len(call.args) > 1:
+            given = call.args[1]
+        found = [given.body, given.orelse] if isinstance(given, ast.IfExp) else [given]
+        for value in found:
+            if isinstance(value, ast.Constant) and isinstance(value.value, str):
+                yield name, value.value
+
+
+STEPS_ONLY = {"cancelled", "gate_red"}  # a job ends as cancelled_by_user, gates_failed
+
+
+def test_every_reason_that_the_code_gives_is_in_the_table_or_has_words_for_the_wait() -> None:
+    """An unknown one would end a job as `internal_error`, without a word on what to do."""
+    given = {(how, code) for _, tree in code() for how, code in ends(tree)}
+    assert {("Failed", "gate_red"), ("Refuse", "no_gates"), ("HandBack", "disk_full"), ("Done", "done")} <= given
+    assert {word for how, word in given if how != "HandBack"} - set(REASONS) == STEPS_ONLY
+    waits = {word for how, word in given if how == "HandBack"}
+    assert waits - set(_AWAY) == waits - set(_WAITS) == set(), (
+        "say in app/waiting.py and app/voice_status.py what it waits for"
+    )
 
 
 def test_no_reason_is_documented_that_is_gone() -> None:

@@ -370,7 +370,7 @@ def test_a_job_that_stopped_shows_its_reason(http: Client, story: Story) -> None
     assert "Stopped config_invalid" in recent
     page = Page(text(http, f"/jobs/{job_id}"))
     assert "The repository's .mosaic.toml is not valid." in page.text
-    assert "Correct the line named below on the default branch, then @mosaic retry ." in page.text
+    assert "Correct the line that is named on the default branch, then @mosaic retry ." in page.text
     assert "line 12: a gate needs a command" in page.text
 
 

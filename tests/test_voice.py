@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app import voice, waiting
+from app.cli.jobs import why
 from app.commands import LATER_VERBS, parse
 from app.markdown import BLOCK, ZERO, normalise, prose
 from app.types import (
@@ -251,7 +253,7 @@ def test_status_of_a_job_that_failed() -> None:
         "\n"
         "The repository's setup commands failed on the base commit, before the agent started. (`setup_failed`)\n"
         "\n"
-        "Next: Fix `[setup]` in `.mosaic.toml` (see the output below), then `@robo retry`."
+        "Next: Fix `[setup]` in `.mosaic.toml` (the output says what failed), then `@robo retry`."
     )
 
 
@@ -338,7 +340,7 @@ def test_closing_of_red_gates_shows_the_last_ten_lines() -> None:
     assert text == (
         "@alice Mosaic stopped: A required gate was still red after the last allowed round. (`gates_failed`)\n"
         "\n"
-        "**Next:** Read the failing output below, then `@mosaic retry`, or fix it by hand.\n"
+        "**Next:** Read the output of the red gate, then `@mosaic retry`, or fix it by hand.\n"
         "\n"
         "<details><summary>❌ test: exit code 1, 2 of 40 tests failed</summary>\n"
         "\n"
@@ -380,19 +382,38 @@ def test_closing_without_a_change_keeps_the_words_of_the_agent_apart() -> None:
 
 
 @pytest.mark.parametrize("code", REASONS)
-def test_every_reason_has_its_words_everywhere(code: str) -> None:
-    reason, ended = REASONS[code], job(reason=code, status=REASONS[code].status)
-    texts = [
-        voice.closing_comment(ended, link=LINK),
-        voice.status_comment(ended, [], link=LINK),
-        voice.why_reply(ended, []),
-        voice.refusal(code),
-    ]
-    for text in texts:
-        if not (code == "done" and text is texts[0]):
-            assert reason.cause in text
-            assert f"`{code}`" in text
-    assert texts[2].endswith(reason.next_action)
+def test_every_end_says_code_cause_what_happened_and_what_to_do_next_everywhere(code: str) -> None:
+    reason = REASONS[code]
+    ended = job(reason=code, status=reason.status, detail="the particulars")
+    texts = {
+        "status comment": voice.status_comment(ended, plan(), link=LINK),
+        "closing comment": voice.closing_comment(ended, link=LINK),
+        "answer to why": voice.why_reply(ended, []),
+        "refusal": voice.refusal(code, ended.detail),
+        "mosaic show": "\n".join(why(ended)),
+    }
+    for name, text in texts.items():
+        if reason.status is JobStatus.COMPLETED and name in ("status comment", "closing comment"):
+            continue  # a success speaks of its pull request
+        for part in (reason.cause, code, "the particulars", reason.next_action):
+            assert part in text, (name, part)
+    for name in ("status comment", "closing comment"):
+        assert (code == "done" and name == "closing comment") or f"{reason.cause} (`{code}`)" in texts[name]
+
+
+@pytest.mark.parametrize("code", REASONS)
+def test_every_failure_has_a_next_action_that_makes_sense_wherever_it_stands(code: str) -> None:
+    reason = REASONS[code]
+    assert reason.cause.endswith(".") and len(reason.cause) > 20
+    if reason.status is not JobStatus.COMPLETED:
+        assert reason.next_action.endswith((".", "below.")) and len(reason.next_action) > 20
+    assert not re.search(r"\b(below|above|here)\b", reason.cause + reason.next_action), "each text has its own order"
+
+
+def test_a_failed_step_says_it_once() -> None:
+    ended = job(reason="setup_failed", status=JobStatus.FAILED, detail="`make` ended with 2")
+    text = voice.status_comment(ended, plan(step("runner.setup", "failed", detail="`make` ended with 2")), link=LINK)
+    assert text.count("ended with 2") == 1
 
 
 def test_the_requester_is_mentioned_once_and_only_at_the_end() -> None:

@@ -48,6 +48,15 @@ def _line(job: Job, waits: Waiting | None) -> str:
     return f"{job.id:>6}  {state:<28} {job.reason or '':<20} {where}  {job.requester}{note}"
 
 
+def why(job: Job) -> list[str]:
+    """Reason, cause, what is particular to this job, and what to do next."""
+    if not job.reason:
+        return []
+    reason = REASONS[job.reason]
+    lines = [("why", f"{reason.cause} ({reason.code})"), ("", plain(job.detail)), ("next", reason.next_action)]
+    return [f"  {name:<5} {text}" for name, text in lines if text]
+
+
 def cmd_show(arguments: argparse.Namespace) -> int:
     """Show a job: plan, steps, receipts, reason, events."""
     with opened() as settings:
@@ -59,11 +68,8 @@ def cmd_show(arguments: argparse.Namespace) -> int:
             print(f"  host  {job.host}")
         if waits:
             print(f"  waits {waits.sentence} ({waits.code})")
-        if job.reason:
-            reason = REASONS[job.reason]
-            print(f"  why   {reason.cause} ({reason.code})")
-            print(f"        {plain(job.detail)}" if job.detail else "", end="\n" if job.detail else "")
-            print(f"  next  {reason.next_action}" if reason.next_action else "", end="\n" if reason.next_action else "")
+        for line in why(job):
+            print(line)
         saved = queries.saved_work(job.id)
         if saved:
             lines = f"+{saved.added} -{saved.removed} lines"

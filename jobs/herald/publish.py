@@ -8,8 +8,9 @@ from typing import Any
 from app import authority, disk, queries
 from app.context import Context
 from app.ledger import carried, effects
+from app.outcome import reason_of
 from app.pipeline import on_files, plan
-from app.types import REASONS, Done, Failed, HandBack, LostLease, Permanent, Result, Transient
+from app.types import Done, Failed, HandBack, LostLease, Permanent, Result, Transient
 from app.voice_pr import status_description
 from jobs.herald.deliver import carry_out, later
 
@@ -92,7 +93,7 @@ def _carry(context: Context, key: str, kind: str, target: dict[str, Any]) -> dic
         return HandBack("forge_unavailable", str(error), later(effect, error))
     except Permanent as error:
         effects.fail(effect, str(error), error.code)
-        return Failed(error.code if error.code in REASONS else "refused", str(error))
+        return Failed(reason_of(error), str(error))
     except Exception as error:
         if disk.full(error):  # the step waits for space; let it have its effect again then
             effects.postpone(effect, 1.0, str(error), "disk_full", unsure=True)

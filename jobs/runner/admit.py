@@ -110,9 +110,9 @@ def _served(context: Context, forge: GiteaClient) -> Repository:
     if not context.clients.server.serves(repository.full_name):
         raise Refuse(f"{repository.full_name} is not on the server's list.", code="not_served")
     if repository.archived:
-        raise Refuse("The repository is archived.", code="refused")
+        raise Refuse("The repository is archived.", code="repository_unusable")
     if repository.empty:
-        raise Refuse("The repository is empty: there is nothing to start from.", code="refused")
+        raise Refuse("The repository is empty: there is nothing to start from.", code="repository_unusable")
     return repository
 
 
@@ -122,7 +122,7 @@ def _early(who: Authority) -> None:
         raise Refuse(
             f"Mosaic cannot tell what {who.login} may do here. Set MOSAIC_GITEA_AUTHZ_TOKEN, or make the bot an "
             "administrator of the repository.",
-            code="refused",
+            code="rights_unknown",
         )
     if who.permission == "none":
         raise Refuse(f"{who.login} has no access to this repository.", code="refused")
@@ -135,7 +135,7 @@ def _base(context: Context, repository: Repository) -> tuple[Git, str]:
     git.fetch()
     base = git.resolve(f"refs/heads/{repository.default_branch}")
     if base is None:
-        raise Refuse(f"The default branch {repository.default_branch} does not exist.", code="refused")
+        raise Refuse(f"The default branch {repository.default_branch} does not exist.", code="repository_unusable")
     git.keep(base, f"refs/mosaic/job-{context.job.id}/base")
     return git, base
 
@@ -155,11 +155,15 @@ def _rules(context: Context, git: Git, base: str, repository: str) -> Rules:
 
 def _within(allowed: bool, why: str, rules: Rules, job: Job, base: str) -> None:
     if not rules.bot.enabled:
-        raise Refuse("Mosaic is switched off for this repository (`[bot] enabled = false`).", code="refused")
+        raise Refuse(
+            "Mosaic is switched off for this repository (`[bot] enabled = false`).", code="repository_unusable"
+        )
     if not allowed:
         raise Refuse(why, code="refused")
     if job.trigger.kind == "assigned" and not rules.bot.trigger_on_assign:
-        raise Refuse("This repository does not start jobs by assignment.", code="refused")
+        raise Refuse(
+            "This repository does not start jobs by assignment: mention Mosaic instead.", code="repository_unusable"
+        )
     breaker = tripped(job, rules.limits, base)
     if breaker:
         raise Refuse(breaker[1], code=breaker[0])

@@ -270,7 +270,7 @@ def test_setup_that_fails_ends_the_job_before_the_agent_starts(town: Town) -> No
         f"""@{town.alice.login} Mosaic stopped: The repository's setup commands failed on the base commit, before the \
 agent started. (`setup_failed`)
 
-**Next:** Fix `[setup]` in `.mosaic.toml` (see the output below), then `@{town.bot.login} retry`.
+**Next:** Fix `[setup]` in `.mosaic.toml` (the output says what failed), then `@{town.bot.login} retry`.
 
 ```text
 `echo preparing; echo no such thing >&2; exit 7` ended with 7<anything>:

@@ -24,10 +24,21 @@ REFUSED = {
     "cause": "The request was not allowed.",
     "next": "Ask someone with write permission on the repository to make the request.",
 }
+RIGHTS_UNKNOWN = {
+    "reason": "rights_unknown",
+    "cause": "Gitea does not tell Mosaic what this person may do in the repository.",
+    "next": "Ask the operator to set `MOSAIC_GITEA_AUTHZ_TOKEN`, or to make the bot an administrator of the "
+    "repository, then ask again.",
+}
+UNUSABLE = {
+    "reason": "repository_unusable",
+    "cause": "Mosaic cannot work in this repository as it is.",
+    "next": "Mend what is named, or ask an owner of the repository to, then `@{bot} retry`.",
+}
 LIMITED = {
     "reason": "rate_limited",
     "cause": "There were more requests than the limits allow.",
-    "next": "Ask again at the time that is named below, or have the limit raised that is named there.",
+    "next": "Ask again at the time that is named, or have the limit raised that is named.",
 }
 NOT_FOUND = {
     "reason": "not_found",
@@ -37,7 +48,7 @@ NOT_FOUND = {
 BAD_RULES = 'version = 1\n\n[limits]\nrounds = "many"\n'
 POLICY = """@{who} Mosaic stopped: The change touched something that the policy does not allow. (`policy_violation`)
 
-**Next:** Reword the request so that it stays clear of the paths named below, or make that part of the change by hand.
+**Next:** Reword the request so that it avoids the paths that are named, or make that part of the change by hand.
 
 - `.gitea/workflows/x.yml`: protected by `/.gitea/**` (`protected_path`)
 - `tox.ini`: protected by `tox.ini` (`protected_path`)
@@ -103,7 +114,7 @@ def test_requests_that_are_not_started(town: Town) -> None:
         alice.login,
         reason="config_invalid",
         cause="The repository's `.mosaic.toml` is not valid.",
-        next=f"Correct the line named below on the default branch, then `@{town.bot.login} retry`.",
+        next=f"Correct the line that is named on the default branch, then `@{town.bot.login} retry`.",
         why='.mosaic.toml, line 4: limits.rounds must be a whole number, not "many".',
     )
     not_started(
@@ -117,8 +128,9 @@ def test_requests_that_are_not_started(town: Town) -> None:
     )
     only = "Only the people named in `[who] users` may start jobs here."
     not_started(narrow, numbers[narrow], alice.login, why=only, **REFUSED)
-    no_assigning = "This repository does not start jobs by assignment."
-    not_started(unassignable, numbers[unassignable], alice.login, why=no_assigning, **REFUSED)
+    no_assigning = "This repository does not start jobs by assignment: mention Mosaic instead."
+    unusable = UNUSABLE | {"next": UNUSABLE["next"].format(bot=town.bot.login)}
+    not_started(unassignable, numbers[unassignable], alice.login, why=no_assigning, **unusable)
 
 
 def test_who_may_ask_is_asked_anew_when_the_forge_can_tell(town: Town, box: Mailbox) -> None:
@@ -145,7 +157,7 @@ def test_nobody_can_tell_what_someone_else_who_puts_the_label_on_may_do(town: To
         f"Mosaic cannot tell what {town.bob.login} may do here. Set MOSAIC_GITEA_AUTHZ_TOKEN, or make the bot an "
         "administrator of the repository."
     )
-    not_started(story, number, town.bob.login, why=why, **REFUSED)
+    not_started(story, number, town.bob.login, why=why, **RIGHTS_UNKNOWN)
 
 
 def test_more_requests_in_an_hour_than_the_repository_allows(town: Town) -> None:

@@ -125,9 +125,9 @@ def test_a_part_of_the_click_that_comes_after_the_job_has_ended_starts_nothing(t
     [refusal] = story.said(number)
     same(
         refusal,
-        f"""@{town.alice.login} Not started: The request was not allowed. (`refused`)
+        f"""@{town.alice.login} Not started: Mosaic cannot work in this repository as it is. (`repository_unusable`)
 
-**Next:** Ask someone with write permission on the repository to make the request.
+**Next:** Mend what is named, or ask an owner of the repository to, then `@{town.bot.login} retry`.
 
 Mosaic is switched off for this repository (`[bot] enabled = false`).""",
     )
