@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -389,6 +390,23 @@ def test_who_is_told_more_than_once_to_end_counts_no_crash(crew: Crew, tmp_path:
         [back] = rows(job, "runner.snapshot")
         assert (back["status"], back["crashes"], back["reason"]) == ("pending", 0, "worker_stopped")
         assert lost(job) == []
+
+
+def test_a_supervisor_that_is_told_twice_costs_no_step_a_crash(database: str, tmp_path: Path) -> None:
+    """As `mosaic serve` and whoever presses Ctrl-C again: the consumer under it hands back what would not end."""
+    behave = {"runner.snapshot": f"stubborn:{tmp_path / 'open'}"}
+    order = json.dumps({"url": database, "pool": "control", "behave": behave, "patience": 600.0})
+    argv = [sys.executable, "-m", "tests.worlds.crew", order]
+    script = f"from app.processes import *; Supervisor([Child('control', {argv!r}, stop_timeout=600)]).run()"
+    with subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.DEVNULL) as supervisor:
+        job = spine.submit()
+        until(lambda: runs(job, "runner.snapshot"), "the step to run")
+        supervisor.send_signal(signal.SIGTERM)
+        until(lambda: fetch("select 1 from workers where draining"), "the consumer to hear that")
+        supervisor.send_signal(signal.SIGTERM)
+        assert supervisor.wait(30) == 0
+    [back] = rows(job, "runner.snapshot")
+    assert (back["status"], back["crashes"], back["reason"]) == ("pending", 0, "worker_stopped") and lost(job) == []
 
 
 def test_who_drains_leaves_the_bells_to_others(database: str) -> None:
