@@ -23,7 +23,7 @@ from typing import Any
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from app import schema, serve
+from app import restored, schema, serve
 from app.archive import BadArchive, files_below, pack, unpack
 from app.clients import git_bundle
 from app.edge import database_url
@@ -41,16 +41,6 @@ _DUMP = ("--format=custom", "--compress=0", "--no-owner", "--no-privileges", f"-
 _SCRIPT = ("--no-owner", "--no-privileges")
 _RUN = ("--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", "--single-transaction", "--output=/dev/null")
 _UNKNOWN_BEFORE_17 = b"SET transaction_timeout = 0;\n"  # the one line that the tools of 18 write and 15 refuses
-_MOVE_SAVED_WORK = b"\nupdate public.job_steps set host = :'new' where name = 'runner.keep' and host = :'old';\n"
-# What a dump makes, in the order in which it can be dropped: the kind, and a query for the quoted names.
-_MADE = (
-    ("table", "select oid::regclass::text from pg_class where relnamespace = 'public'::regnamespace and relkind = 'r'"),
-    (
-        "sequence",
-        "select oid::regclass::text from pg_class where relnamespace = 'public'::regnamespace and relkind = 'S'",
-    ),
-    ("routine", "select oid::regprocedure::text from pg_proc where pronamespace = 'public'::regnamespace"),
-)
 
 
 # ---------------------------------------------------------------- taking it
@@ -218,21 +208,21 @@ def _put_back(settings: Settings, staging: Path, manifest: Mapping[str, Any]) ->
         try:
             schema.migrate(owner, app)
         except psycopg.Error as error:
-            _empty(owner)
+            restored.empty(owner)
             raise MosaicError(
                 f"The database refused what a restore needs: {error.diag.message_primary or error}. Nothing of the "
                 "backup was kept. Mend that, and give the same command again.",
                 code="restore_refused",
             ) from error
         except BaseException:
-            _empty(owner)
+            restored.empty(owner)
             raise
 
 
 def _load(settings: Settings, url: str, staging: Path, hosts: Mapping[str, str]) -> None:
     """The dump into an empty database, whole or not at all; by way of a script, so that 15 to 18 take it.
 
-    What the old host had saved lies in our mirrors now. Jobs that ran there are taken over as from any lost host.
+    Jobs that ran on the old host are taken over as from any lost host.
     """
     script, runnable = staging / "all.sql", staging / "database.sql"
     _run(settings, ["pg_restore", *_SCRIPT, f"--file={script}", str(staging / "database.dump")], {})
@@ -242,18 +232,10 @@ def _load(settings: Settings, url: str, staging: Path, hosts: Mapping[str, str])
                 break
             target.write(line)
         shutil.copyfileobj(source, target)
-        target.write(_MOVE_SAVED_WORK)
+        target.write(restored.ADAPT)
     script.unlink()
     names = [f"--set={name}={value}" for name, value in hosts.items()]
     _tool(settings, "psql", url, *_RUN, *names, f"--file={runnable}")
-
-
-def _empty(url: str) -> None:
-    """Take out again what `_load` put into a database that was empty."""
-    with psycopg.connect(url) as connection:
-        for kind, names in _MADE:
-            for (name,) in connection.execute(names).fetchall():
-                connection.execute(f"drop {kind} if exists {name} cascade")
 
 
 def _clear(data: Path, staging: Path) -> None:

@@ -9,6 +9,7 @@ import os
 import stat
 import subprocess
 import tarfile
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +18,10 @@ from typing import Any
 import psycopg
 import pytest
 
-from app import backup, models, queries, schema, stitcher
+from app import audit, backup, models, queries, schema, stitcher
 from app.archive import MANIFEST, BadArchive, unpack
+from app.audit_keeper import keep
+from app.audit_witness import Key, Witness
 from app.clients import git_bundle
 from app.clients.git import Git
 from app.models import fetch
@@ -211,6 +214,52 @@ def test_saved_work_is_found_on_the_new_host(original: Original, tmp_path: Path)
     with Cluster(settings.data_dir).opened() as cluster, psycopg.connect(cluster.owner_url) as connection:
         hosts = connection.execute("select host from job_steps where name = 'runner.keep'").fetchall()
     assert hosts == [(Paths(settings.data_dir).host_id(),)] and hosts != [(old,)]
+
+
+def test_the_audit_goes_on_where_transactions_have_other_numbers(tmp_path: Path) -> None:
+    """Anchors name the transactions that they saw; the new server counts its own from the beginning."""
+    data, key = tmp_path / "old" / "var", Key(b"k" * 32)
+    Paths(data).make()
+    with Cluster(data).opened() as cluster:
+        schema.migrate(cluster.owner_url, cluster.app_url)
+        with psycopg.connect(cluster.owner_url, autocommit=True) as connection:
+            for _ in range(3000):
+                connection.execute("select pg_current_xact_id()")
+        models.bind(cluster.app_url)
+        Witness(Paths(data).audit).trust(key.public)
+        begun, over = threading.Event(), threading.Event()
+        late = threading.Thread(target=_submitted_slowly, args=(begun, over))
+        late.start()
+        assert begun.wait(10)
+        with models.db.connection_context():
+            spine.submit()
+            assert keep(key, Witness(Paths(data).audit)) == 1  # it cannot see the job that is not committed yet
+            over.set()
+            late.join()
+            spine.submit()
+        models.db.close_all()
+        assert audit.violations(cluster.owner_url, data_dir=data) == []
+        backup.backup(settings_of(data), tmp_path / "backup.tar.gz")
+    settings = settings_of(tmp_path / "var")
+    backup.restore(settings, tmp_path / "backup.tar.gz")
+    with Cluster(settings.data_dir).opened() as cluster:
+        assert audit.violations(cluster.owner_url, data_dir=settings.data_dir) == []
+        models.bind(cluster.app_url)
+        with models.db.connection_context():
+            for number in (2, 3):
+                spine.submit()
+                assert keep(key, Witness(Paths(settings.data_dir).audit)) == number
+                assert audit.violations(cluster.owner_url, data_dir=settings.data_dir) == []
+            assert keep(key, Witness(Paths(settings.data_dir).audit)) is None  # nothing is counted again
+        models.db.close_all()
+
+
+def _submitted_slowly(begun: threading.Event, over: threading.Event) -> None:
+    with models.db.connection_context(), models.db.atomic():
+        spine.submit()
+        assert fetch("select 1 as sent")  # what waited for the commit has reached the server, too
+        begun.set()
+        over.wait(30)
 
 
 def test_what_happens_during_the_dump_does_not_put_the_witness_ahead_of_the_table(
