@@ -170,6 +170,37 @@ def test_compose_asks_for_nothing_that_its_example_does_not_name() -> None:
         assert port.startswith("127.0.0.1:")  # what others may reach is a proxy's business
 
 
+def test_gitea_may_call_mosaic_and_nothing_else_of_the_network() -> None:
+    assert re.findall(r"ALLOWED_HOST_LIST: (.*)", services()["gitea"]) == ["web"]
+
+
+def test_the_operators_command_takes_settings_as_systemd_does(tmp_path: Path) -> None:
+    """Nothing is expanded or run; the command at the end is replaced by one that tells its environment."""
+    script = (DEPLOY / "mosaic-as-operator").read_text()
+    start = script.index("exec setpriv")
+    (tmp_path / "mosaic").write_text(script[:start] + "exec env -0\n")
+    (tmp_path / "common.env").write_text(
+        "# a comment\nMOSAIC_A=pa$HOME`id` x\nMOSAIC_B='single $x'\nMOSAIC_C=\"double\"\nMOSAIC_D=\nMOSAIC_E=a=b"
+    )
+    (tmp_path / "operator.env").write_text("MOSAIC_F=of the operator\n")
+    env = {"PATH": "/usr/bin:/bin", "MOSAIC_ETC": str(tmp_path)}
+    done = subprocess.run(["sh", str(tmp_path / "mosaic")], env=env, capture_output=True, text=True, timeout=30)
+    assert done.returncode == 0, done.stderr
+    found = dict(line.split("=", 1) for line in done.stdout.split("\0") if "=" in line)
+    assert {name: found[f"MOSAIC_{name}"] for name in "ABCDEF"} == {
+        "A": "pa$HOME`id` x",
+        "B": "single $x",
+        "C": "double",
+        "D": "",
+        "E": "a=b",
+        "F": "of the operator",
+    }
+    assert found["MOSAIC_DATA_DIR"] == "/var/lib/mosaic"
+    env["MOSAIC_ETC"] = str(tmp_path / "none")
+    none = subprocess.run(["sh", str(tmp_path / "mosaic")], env=env, capture_output=True, text=True, timeout=30)
+    assert none.returncode == 1 and "run this as root" in none.stderr
+
+
 def test_compose_reads_as_yaml() -> None:
     """By the tool itself, where it is there."""
     if shutil.which("docker") and run("docker", "compose", "version").returncode == 0:
