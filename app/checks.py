@@ -55,7 +55,12 @@ def consumers() -> Iterator[Check]:
         if alive.get(pool):
             yield Check(pool, OK, f"{alive[pool]} live.")
         else:
-            yield Check(pool, FAIL, f"No live {pool} consumer.", "Start `mosaic serve`; if it runs, read its log.")
+            yield Check(
+                pool,
+                FAIL,
+                f"No live {pool} consumer.",
+                "Start Mosaic (`systemctl start mosaic`); if it runs, read its log.",
+            )
 
 
 def engine(settings: Settings) -> Check:
@@ -66,7 +71,11 @@ def engine(settings: Settings) -> Check:
     if local and not (settings.model_base_url or settings.model_id):
         action = "Set MOSAIC_MODEL_BASE_URL and MOSAIC_MODEL_ID, or MOSAIC_OPENCLAW_URL."
         return Check("engine", WARN, "No model is configured here, so no gateway runs here.", action)
-    action = "Look for `engine` in the log of `mosaic serve`." if local else "Start the gateway on its machine."
+    action = (
+        "It needs 20 s after a start; then look for `engine` in Mosaic's log."
+        if local
+        else "Start the gateway on its machine."
+    )
     return Check("engine", FAIL, f"The gateway at {settings.openclaw_url} is not ready.", action)
 
 

@@ -59,7 +59,10 @@ def _settings() -> Check:
         serve.require_settings(serve.source())
     except SettingsError as error:
         return Check(
-            "settings", FAIL, " ".join(map(str, error.problems)), "Correct `.env`; docs/settings.md lists all."
+            "settings",
+            FAIL,
+            " ".join(map(str, error.problems)),
+            "Correct them where the service has them; docs/settings.md.",
         )
     return Check("settings", OK, "All processes of `mosaic serve` could start.")
 
@@ -109,7 +112,7 @@ def _sandbox() -> Check:
 def _database(settings: Settings) -> Iterator[Check]:
     url = database_url(settings)
     if not serve.reachable(url):
-        action = "Start `mosaic serve`, or check MOSAIC_DATABASE_URL and the server's log."
+        action = "Start Mosaic (`systemctl start mosaic`), or check MOSAIC_DATABASE_URL and the server's log."
         yield Check("database", FAIL, "The database does not answer.", action)
         return
     open_database(url, "doctor")
@@ -147,7 +150,7 @@ def _webhook(settings: Settings) -> Check:
     found = queries.now(), of_operations.last_delivery()
     hint = (
         f"Gitea: Settings, Webhooks, {settings.base_url}/webhooks/gitea, “Test delivery”. Refused there: its app.ini "
-        "needs `[webhook] ALLOWED_HOST_LIST = private, loopback` or the host's name."
+        f"needs `[webhook] ALLOWED_HOST_LIST = {urlsplit(settings.base_url).hostname}`."
     )
     if found[1] is None:
         return Check("webhook", WARN, "No webhook has come yet.", hint)

@@ -82,7 +82,7 @@ def test_strangers_learn_ready_or_not_and_nothing_else(http: Client) -> None:
 
 def test_this_machine_and_the_monitors_see_all(http: Client) -> None:
     for how in ({}, MONITOR, {**MONITOR, "environ_overrides": {"REMOTE_ADDR": "2001:db8::1"}}):
-        assert get(http, "/readyz", **how).json["next"]["control"].startswith("Start `mosaic serve`")  # type: ignore[index]
+        assert get(http, "/readyz", **how).json["next"]["control"].startswith("Start Mosaic")  # type: ignore[index]
         assert get(http, "/metrics", **how).status_code == 200
     assert get(http, "/", **MONITOR).status_code == 404  # figures, not pages
 
