@@ -183,7 +183,7 @@ def test_the_operators_command_takes_settings_as_systemd_does(tmp_path: Path) ->
         "# a comment\nMOSAIC_A=pa$HOME`id` x\nMOSAIC_B='single $x'\nMOSAIC_C=\"double\"\nMOSAIC_D=\nMOSAIC_E=a=b"
     )
     (tmp_path / "operator.env").write_text("MOSAIC_F=of the operator\n")
-    env = {"PATH": "/usr/bin:/bin", "MOSAIC_ETC": str(tmp_path)}
+    env = {"PATH": "/usr/bin:/bin", "ETC_OF_MOSAIC": str(tmp_path)}
     done = subprocess.run(["sh", str(tmp_path / "mosaic")], env=env, capture_output=True, text=True, timeout=30)
     assert done.returncode == 0, done.stderr
     found = dict(line.split("=", 1) for line in done.stdout.split("\0") if "=" in line)
@@ -196,7 +196,7 @@ def test_the_operators_command_takes_settings_as_systemd_does(tmp_path: Path) ->
         "F": "of the operator",
     }
     assert found["MOSAIC_DATA_DIR"] == "/var/lib/mosaic"
-    env["MOSAIC_ETC"] = str(tmp_path / "none")
+    env["ETC_OF_MOSAIC"] = str(tmp_path / "none")
     none = subprocess.run(["sh", str(tmp_path / "mosaic")], env=env, capture_output=True, text=True, timeout=30)
     assert none.returncode == 1 and "run this as root" in none.stderr
 
