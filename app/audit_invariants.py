@@ -38,7 +38,7 @@ INVARIANTS: Mapping[str, str] = {
     "authority": "Before its first push a job was allowed by the rights of who asked, and it came from somewhere.",
     "green_push": "What was pushed is a tree that every required gate had found green.",
     "receipts": "The stored receipt of a gate says what the gate's event says.",
-    "last_words": "A job that has ended on an issue has its closing comment planned or told.",
+    "last_words": "A job that has ended on an issue has its closing comment (or a sign in its place) planned or told.",
     "triggers": "The triggers that refuse changes of the ledger are there, switched on, and unchanged.",
     "indexes": "The unique indexes that decide races are there and valid.",
     "orphans": "Every event belongs to a job.",

@@ -6,12 +6,12 @@ payload, where it states the actor's own rights; otherwise nobody knows, and the
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from app import queries
 from app.context import Clients, Context
-from app.guard_rails import Decision, allowed_actor
+from app.guard_rails import Decision, allowed_actor, is_bot
 from app.rules import Rules
 from app.types import Failed, Permanent
 
@@ -26,6 +26,7 @@ class Authority:
     permission: str | None
     login: str
     user_id: int
+    bot: bool = False  # no person, by the rules
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -59,15 +60,23 @@ def _person(clients: Clients, user_id: int, login: str) -> str | None:
     return renamed.login if renamed else None
 
 
+def known_as(rules: Rules, who: Authority) -> Authority:
+    """The same, knowing whether the rules take the account for a bot."""
+    return replace(who, bot=who.source != "operator" and is_bot(rules.who, who.login, who.user_id))
+
+
 def judge(context: Context, rules: Rules, who: Authority) -> Decision:
     """Whether the rules let this person start work; recorded as `authz.checked`."""
-    decision = allowed_actor(rules.who, who.login, who.permission)
+    who = known_as(rules, who)
+    own = "" if who.source == "operator" else queries.self_login() or ""
+    decision = allowed_actor(rules.who, who.login, who.permission, bot=who.bot, own=own)
     context.event(
         "authz.checked",
         actor_id=who.user_id,
         login=who.login,
         source=who.source,
         permission=who.permission,
+        bot=who.bot,
         needed=rules.who.permission,
         allowed=decision.allowed,
     )

@@ -7,6 +7,7 @@ comment text, the same opened issue, the same assignment describe one request ho
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ Payload = Mapping[str, Any]
 MAX_ID = 2**63 - 1
 MAX_NUMBER = 2**31 - 1  # of an issue
 MAX_WORD = 64
+_SIGNED = re.compile(r"^<!-- mosaic:[a-z]+:[a-z]+-[0-9]+:[0-9a-f]{16} -->[ \t\r]*$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +96,8 @@ def _comment(payload: Payload, action: str | None, known: Known) -> Request | Ig
     if _is_self(_dict(comment, "user"), known):
         return Ignored("own comment")  # a maintainer may edit the bot's text: still not a request
     body = _str(comment, "body")
+    if by_a_mosaic(body):
+        return Ignored("written by a Mosaic")
     commands = parse(body, known.self_login)
     if action == "edited":
         before = _changed_from(payload, "body")
@@ -123,6 +127,8 @@ def interpret_review(payload: Payload, known: Known) -> Request | Ignored:
     if _is_self(_dict(payload, "sender"), known):
         return Ignored("own action")
     body = _str(review, "body")
+    if by_a_mosaic(body):
+        return Ignored("written by a Mosaic")
     commands = parse(body, known.self_login)
     if not commands:
         return Ignored("no command")
@@ -142,6 +148,8 @@ def interpret_review(payload: Payload, known: Known) -> Request | Ignored:
 def _opened(payload: Payload, known: Known) -> Request | Ignored:
     issue = _dict(payload, "issue")
     text = f"{_str(issue, 'title')}\n\n{_str(issue, 'body')}"
+    if by_a_mosaic(text):
+        return Ignored("written by a Mosaic")
     commands = parse(text, known.self_login)
     if not commands:
         return Ignored("no mention in the new issue")
@@ -241,6 +249,14 @@ def _trigger(
 def text_hash(text: str) -> str:
     """How a text is compared with what the forge says later."""
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def by_a_mosaic(text: str) -> bool:
+    """Whether a text is signed as a Mosaic's, this one's or another's: it never asks, or two would go on for ever.
+
+    A person's quotation of it has `>` before each line.
+    """
+    return _SIGNED.search(text) is not None
 
 
 def _permission(payload: Payload) -> str | None:

@@ -250,10 +250,19 @@ def may(permission: str | None, needed: str = "write") -> bool:
     return needed in _RANKS and _RANKS.get(permission or "", 0) >= _RANKS[needed]
 
 
+def is_bot(who: Who, login: str, user_id: int) -> bool:
+    """Whether an account is no person: the rules name it as a bot, or it is one of the forge's own.
+
+    Gitea's API does not tell which accounts are bots; those that nobody names count as people. Never judged by the
+    look of a name.
+    """
+    return user_id <= 0 or login.casefold() in _logins(who.bots)
+
+
 def allowed_actor(who: Who, login: str, permission: str | None, *, bot: bool = False, own: str = "") -> Decision:
     """Whether this account may start, retry or continue a job.
 
-    bot: the forge says that it is not a person (by account id, never by the look of its name). own: Mosaic's own login.
+    bot: it is not a person (`is_bot`). own: Mosaic's own login.
     `users`, when given, narrows to those names; it gives nobody a right that the forge does not.
     """
     name = login.casefold()

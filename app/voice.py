@@ -71,13 +71,15 @@ def closing_comment(
     excluded: Sequence[tuple[str, str]] = (),
     kept: int = 0,
     bot: str = "mosaic",
+    mention: bool = True,
 ) -> str:
     """The one comment at the end. It mentions the requester, because edits of a comment notify nobody.
 
     `changed` = (files, lines added, lines removed); `seconds` = how long the job took; `link` = the job's page;
-    `excluded` = (what, why) pairs that the agent was not shown; `kept` = files changed in the work that was saved.
+    `excluded` = (what, why) pairs that the agent was not shown; `kept` = files changed in the work that was saved;
+    `mention` = whether it is addressed to who asked.
     """
-    name = login(job)
+    name = login(job) if mention else ""
     success = outcome(job) is JobStatus.COMPLETED
     body = _success(job, gates, pull_url, changed) if success else _failure(job, gates, findings, bot)
     facts = [f"took {duration(seconds)}", spent(job), f"[job {job.id}]({link})"]

@@ -18,6 +18,7 @@ from app.queries.of_events import chain_head, event_rows, events
 from app.queries.of_hosts import Host, jobs_at, live_hosts, stranded_jobs
 from app.queries.of_jobs import (
     anything_open,
+    asked_by_bot,
     authority,
     gates,
     issue_jobs,
@@ -91,6 +92,7 @@ __all__ = [
     "as_gate_result",
     "as_job",
     "as_step",
+    "asked_by_bot",
     "authority",
     "breaker",
     "chain_head",

@@ -231,7 +231,8 @@ STATEMENTS: tuple[tuple[str, str], ...] = (
         "select j.id, 'it ended on issue ' || j.number || ' without a closing comment' from runner_jobs j "
         "join job_steps s on s.job_id = j.id and s.name = 'herald.report' and s.status = 'completed' "
         "and s.output ? 'said' where j.finished_at is not null and j.number is not null and not exists "
-        "(select 1 from effects e where e.job_id = j.id and e.kind = 'comment.closing')",
+        "(select 1 from effects e where e.job_id = j.id and (e.kind = 'comment.closing' "
+        "or e.key = 'job:' || j.id || ':declined'))",
     ),
 )
 

@@ -34,6 +34,19 @@ def authority(job_id: int) -> Mapping[str, Any]:
     return (row and row["authority"]) or {}
 
 
+def asked_by_bot(job_id: int) -> bool:
+    """Whether no person asked for this job, as its admission found: when it was admitted, and when it was not."""
+    return (
+        fetch_one(
+            "select 1 as yes from runner_jobs j where j.id = %s and ((j.authority ->> 'bot')::boolean or exists ("
+            "select 1 from job_steps s where s.job_id = j.id and s.name = 'runner.admit' "
+            "and (s.output ->> 'bot')::boolean))",
+            job_id,
+        )
+        is not None
+    )
+
+
 def snapshot(job_id: int) -> Mapping[str, Any] | None:
     row = fetch_one("select body from context_snapshots where job_id = %s", job_id)
     return row["body"] if row else None

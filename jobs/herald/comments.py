@@ -93,7 +93,7 @@ def tell_closing(delivery: Delivery) -> Outcome:
 
 def closing_text(delivery: Delivery, job: Job) -> str:
     if job.base_sha is None and job.reason is not None and job.reason != "cancelled_by_user":
-        said, who = refusal(job.reason, job.detail, bot_name()), login(job)
+        said, who = refusal(job.reason, job.detail, bot_name()), _to_mention(job)
         return f"@{who} {said}" if who else said  # who asked from the command line has no account there
     made = next(
         (
@@ -115,7 +115,15 @@ def closing_text(delivery: Delivery, job: Job) -> str:
         excluded=_excluded(job),
         kept=saved.files if (saved := queries.saved_work(job.id)) else 0,
         bot=bot_name(),
+        mention=bool(_to_mention(job)),
     )
+
+
+def _to_mention(job: Job) -> str:
+    """Who is to hear of the end. Not from the command line, where nobody has an account there; nor a bot, which might
+    take it for a request.
+    """
+    return "" if queries.asked_by_bot(job.id) else login(job)
 
 
 def findings_of(job: Job) -> tuple[Finding, ...]:

@@ -39,8 +39,11 @@ def report(context: Context) -> Result:
 
 
 def _last_word(job: Job, place: dict[str, Any]) -> int | None:
-    """Plan the closing comment; who was told of the same limit within the hour gets a mere sign."""
-    if job.reason in ONCE_AN_HOUR and queries.told_lately(job):
+    """Plan the closing comment. A mere sign is for who was told of the same limit within the hour, and for a bot that
+    was refused: it might answer a comment.
+    """
+    refused = job.base_sha is None and job.reason != "cancelled_by_user"
+    if (job.reason in ONCE_AN_HOUR and queries.told_lately(job)) or (refused and queries.asked_by_bot(job.id)):
         trigger = job.trigger
         commented = trigger.object_id if trigger.kind == "comment" else None
         target = {**place, "comment_id": commented, "content": "confused"}

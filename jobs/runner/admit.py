@@ -12,6 +12,7 @@ from app.clients.git import Git
 from app.clients.gitea import GiteaClient
 from app.clients.gitea_types import Repository
 from app.context import Clients, Context
+from app.guard_rails import Decision
 from app.ledger import jobs
 from app.rules import RULES_FILES, Rules, effective, parse_rules, stricter
 from app.types import ConfigInvalid, Done, Failed, GateSpec, Job, MosaicError, Result
@@ -24,7 +25,11 @@ _RULES_LIMIT = 64 * 1024
 
 
 class Refuse(MosaicError):
-    """The job is not admitted; `code` is a reason of app/types.py."""
+    """The job is not admitted; `code` is a reason of app/types.py. `bot` = no person asked."""
+
+    def __init__(self, message: str, *, code: str, bot: bool = False) -> None:
+        super().__init__(message, code=code)
+        self.bot = bot
 
 
 def introduce(clients: Clients) -> None:
@@ -46,7 +51,7 @@ def admit(context: Context) -> Result:
     try:
         return _admit(context)
     except Refuse as refusal:
-        return Failed(refusal.code, str(refusal))
+        return Failed(refusal.code, str(refusal), output={"bot": True} if refusal.bot else {})
     except ConfigInvalid as error:
         return Failed("config_invalid", str(error))
 
@@ -69,7 +74,10 @@ def _admit(context: Context) -> Result:
         raise Refuse(why_not, code="not_found")
     git, base = _base(context, repository)
     rules = _rules(context, git, base, repository.full_name)
+    who = authority.known_as(rules, who)
     decision = authority.judge(context, rules, who)
+    if who.bot:
+        _person_first(job, decision)
     if who.source != "operator":
         _within(decision.allowed, decision.why, rules, job, base)
     _affordable(context, rules)
@@ -151,6 +159,17 @@ def _rules(context: Context, git: Git, base: str, repository: str) -> Rules:
     rules = effective(server, found, repository)
     before = queries.rules(context.job.retry_of) if context.job.retry_of else None
     return stricter(Rules.from_json(before), rules) if before else rules
+
+
+def _person_first(job: Job, decision: Decision) -> None:
+    """Two bots that answer each other would never end: after a bot's job on an issue a person has to ask there."""
+    if not decision.allowed:
+        raise Refuse(decision.why, code="refused", bot=True)
+    others = queries.issue_jobs(job.repository_id, job.number) if job.number is not None else ()
+    before = next((one for one in others if one.id != job.id and one.base_sha is not None), None)
+    if before is not None and queries.asked_by_bot(before.id):
+        said = f"A bot asked for job {before.id} here as well: a person has to ask before a bot may ask again."
+        raise Refuse(said, code="refused", bot=True)
 
 
 def _within(allowed: bool, why: str, rules: Rules, job: Job, base: str) -> None:
