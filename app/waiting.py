@@ -25,7 +25,8 @@ _PLACES = {"agents": "agent slot", "gates": "place for gates", "control": "contr
 class Waiting:
     """`position` from 1: the place in the queue of the job's repository, while it is in one."""
 
-    code: str  # paused | branch_busy | queue | next | backing_off | no_consumer | no_slot | alone | person
+    # paused | branch_busy | queue | next | backing_off | trying_again | no_consumer | no_slot | alone | person
+    code: str
     sentence: str
     position: int | None = None
 
@@ -68,6 +69,11 @@ def soon(position: int | None = None) -> Waiting:
 def backing_off(reason: str, seconds: float, faults: int) -> Waiting:
     what = _AWAY.get(reason, "The last try failed")
     return Waiting("backing_off", f"{what}: try {faults + 1} in {duration(max(1, seconds))}.")
+
+
+def trying_again(attempt: int, seconds: float) -> Waiting:
+    """The work itself failed, and the same is tried once more after a pause."""
+    return Waiting("trying_again", f"The last attempt failed: attempt {attempt} starts in {duration(max(1, seconds))}.")
 
 
 def forge_away(since: datetime | None, seconds: float) -> Waiting:

@@ -11,7 +11,7 @@ from app import queries, stitcher
 from app.gitea_events import text_hash
 from app.ledger import steps, workers
 from app.ledger.chain import link, transaction
-from app.models import fetch
+from app.models import execute, fetch
 from app.types import Done, Pool, Result, Trigger
 
 _numbers = itertools.count(1)
@@ -98,6 +98,13 @@ def outcome(row: dict[str, Any], script: Script) -> Result:
 
 
 def ready_steps(job_id: int | None = None) -> list[int]:
+    """Whose turn it is. The pause before another attempt at what failed has passed; what was handed back waits."""
+    execute(
+        "update job_steps set run_after = null where status = 'pending' and faults = 0 and attempt - excused > 1 "
+        "and (%s::bigint is null or job_id = %s)",
+        job_id,
+        job_id,
+    )
     rows = fetch(
         "select id from job_steps where status = 'pending' and ready_at is not null and (%s::bigint is null "
         "or job_id = %s) and (run_after is null or run_after <= clock_timestamp()) order by id",

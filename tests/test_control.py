@@ -17,6 +17,7 @@ from app.models import db, execute, fetch
 from app.rules_schema import Limits
 from app.stitcher.dispatch import dispatch
 from app.types import Failed, HandBack, Job, Pool, Usage
+from app.voice import status_comment
 from jobs.herald.report import _last_word
 from jobs.runner.breakers import tripped
 from tests import spine
@@ -292,6 +293,34 @@ def test_a_job_between_two_steps_says_why() -> None:
         assert steps.claim(step.id, spine.worker(agents, 0), "here")
         assert why(job) == ("no_slot", "No agent slot is free: 1 of 1 work.", None)
         assert why(other)[0] == "", "it works"
+
+
+def test_what_fails_at_once_is_not_tried_again_at_once() -> None:
+    """Else an agent that a provider turns away would be out of attempts within a second."""
+    job, me = at_the_agent(), spine.worker()
+    pauses_between = []
+    execute("update runner_jobs set rules = jsonb_set(rules, '{limits,attempts}', '6') where id = %s", job)
+    for attempt in range(1, 6):
+        row = steps.claim(spine.ready_steps(job)[0], me, "here")
+        assert row is not None and row["attempt"] == attempt
+        assert stitcher.record(row, Failed("agent_failed", "refused at once", retryable=True))
+        for name in ("runner.checkout", "runner.setup"):  # a fresh worktree, while it waits
+            fresh = next(one.id for one in reversed(queries.steps(job)) if one.name == name and one.status == "pending")
+            made = steps.claim(fresh, me, "here")
+            assert made is not None and stitcher.record(made, spine.outcome(made, {}))
+        [again] = fetch(
+            "select id, extract(epoch from run_after - clock_timestamp())::float8 as wait from job_steps "
+            "where job_id = %s and name = 'weaver.implement' and status = 'pending'",
+            job,
+        )
+        assert steps.claim(again["id"], me, "here") is None
+        code, sentence, _ = why(job)
+        assert code == "trying_again" and f"attempt {attempt + 1} starts in " in sentence
+        assert "Waits: The last attempt failed" in status_comment(
+            found(job), queries.steps(job), link="", waiting=queries.waiting_for(job)
+        )
+        pauses_between.append(round(again["wait"], -1) or 5)
+    assert pauses_between == [5, 20, 60, 120, 120], "ever longer"
 
 
 @pytest.mark.parametrize(

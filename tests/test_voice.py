@@ -531,6 +531,7 @@ SINCE = datetime(2026, 11, 22, 18, 30, tzinfo=UTC)
         (waiting.alone(2), "Its worker was lost 2 times: it runs next without another such step beside it."),
         (waiting.no_consumer("gates"), "No gates consumer is alive: ask the operator to look at `mosaic doctor`."),
         (waiting.forge_away(SINCE, 12.3), "Gitea does not answer since 18:30 UTC: Mosaic asks again in 12s."),
+        (waiting.trying_again(2, 4.2), "The last attempt failed: attempt 2 starts in 4s."),
         (waiting.backing_off("engine_unavailable", 75, 2), "The agent engine or its model does not answer: try 3 in "
          "1m 15s."),
     ],

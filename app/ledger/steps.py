@@ -26,23 +26,27 @@ def key_of(step: Mapping[str, Any]) -> str:
     return f"{step['name']}@{step['round']}.{step['attempt']}"
 
 
-def lay(entry: Entry, specs: Iterable[StepSpec], *, round: int, attempt: int = 1, excused: int = 0) -> None:
+def lay(
+    entry: Entry, specs: Iterable[StepSpec], *, round: int, attempt: int = 1, excused: int = 0, pause: float = 0.0
+) -> None:
     """Add pending steps to a job's plan; those that are there stay as they are.
 
-    `excused` = how many of the attempts before do not count against the limit.
+    `excused` = how many of the attempts before do not count against the limit; `pause` = seconds until they may run.
     """
     rows = [(row.name, row.phase.value, row.type.value, row.pool.value, row.order) for row in specs]
     if rows:
         names, phases, types, pools, orders = map(list, zip(*rows, strict=True))
         send(
-            "insert into job_steps (job_id, name, round, attempt, phase, type, pool, ord, excused) "
-            "select %s, u.name, %s, %s, u.phase, u.type, u.pool, u.ord, %s from unnest(%s::text[], %s::text[], "
-            "%s::text[], %s::text[], %s::int[]) as u (name, phase, type, pool, ord) "
+            "insert into job_steps (job_id, name, round, attempt, phase, type, pool, ord, excused, run_after) "
+            "select %s, u.name, %s, %s, u.phase, u.type, u.pool, u.ord, %s, %s::timestamptz "
+            "from unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::int[]) "
+            "as u (name, phase, type, pool, ord) "
             "on conflict (job_id, name, round, attempt) do nothing",
             entry.id,
             round,
             attempt,
             excused,
+            entry.now + timedelta(seconds=pause) if pause else None,
             names,
             phases,
             types,

@@ -104,6 +104,7 @@ def _steps(job_ids: list[int]) -> dict[int, Waiting | None]:
     """Of jobs of which nothing runs: why the step whose turn it is does not run."""
     rows = fetch(
         "select distinct on (s.job_id) s.job_id, s.pool, s.reason, s.faults, s.crashes, "
+        "s.attempt - s.excused as tries, "
         "extract(epoch from s.run_after - clock_timestamp()) as wait, s.ready_at is not null as ready, "
         "s.rung_at >= clock_timestamp() - %s * interval '1 second' as rung from job_steps s "
         "where s.job_id = any(%s) and s.status = 'pending' and (s.ready_at is not null or s.faults > 0) "
@@ -121,6 +122,8 @@ def _why_step(step: Row, pools: Mapping[str, Row], forge: Breaker) -> Waiting | 
     if step["reason"] == "forge_unavailable" and not forge.closed:
         return waiting.forge_away(forge.since, forge.wait)
     if step["wait"] is not None and step["wait"] > 0:
+        if not step["faults"]:
+            return waiting.trying_again(step["tries"], float(step["wait"]))
         return waiting.backing_off(step["reason"], float(step["wait"]), step["faults"])
     pool = pools.get(step["pool"])
     if pool is None:

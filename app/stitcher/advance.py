@@ -46,6 +46,7 @@ from app.types import (
 
 Rows = Sequence[Mapping[str, Any]]
 CLICKS = ("opened", "assigned", "labeled")  # triggers that one click may raise together
+AGAIN_SECONDS = (5.0, 20.0, 60.0, 120.0)  # before the 2nd, 3rd, … attempt: what fails at once may not in a while
 _MAX_MOVES = 50  # a job makes fewer than ten moves at a time; more means that `decide` runs in a circle
 
 
@@ -152,7 +153,9 @@ def _make(
                 _plan_status_comment(job)
                 take_label_off(job.id, job["trigger"]["kind"], job["repository_id"], job["repository"], job["number"])
             case Again(spec, round, attempt):
-                steps.lay(job, [spec], round=round, attempt=attempt, excused=latest(so_far)[spec.name].excused)
+                excused = latest(so_far)[spec.name].excused
+                pause = AGAIN_SECONDS[min(attempt - excused - 2, len(AGAIN_SECONDS) - 1)]
+                steps.lay(job, [spec], round=round, attempt=attempt, excused=excused, pause=pause)
                 lay_again(job, spec.redo, round, rows, so_far)
             case NextRound(round, specs, red):
                 left = [
