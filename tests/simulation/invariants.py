@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from typing import Any
 
-from app import queries, stitcher
+from app import audit, queries, stitcher
 from app.pipeline import BACK_TO, PIPELINES
 from jobs import herald
 from tests import spine
@@ -21,6 +21,7 @@ def check(world: World) -> None:
     with world._direct():
         rows = _Rows(world)
         wrong = [what for rule in RULES for what in rule(world, rows)]
+    wrong += [f"audit: {one}" for one in audit.violations(world.store.url)]
     assert not wrong, "\n".join(wrong[:20])
 
 
