@@ -41,13 +41,15 @@ class Mentions:
 def find_mentions(text: str, bot: str) -> Mentions:
     """The mentions of `@bot` in the first 65,536 characters of `text`."""
     raw = normalise(text)
-    if not _name(bot).search(strip_hidden(raw)[0]):
+    shown, hidden = strip_hidden(raw)
+    if not _name(bot).search(shown):
         return Mentions((), raw)
     # The page is laid out with the hidden characters in place: dropped too early, they could open a code block.
     spans = scan(raw)
-    keep = [not is_hidden(char) for char in raw]
-    source = "".join(compress(blank(raw, spans, (SpanKind.COMMENT,), ZERO), keep))
-    seen = "".join(compress(prose(raw, spans), keep))
+    source, seen = blank(raw, spans, (SpanKind.COMMENT,), ZERO), prose(raw, spans)
+    if hidden:
+        keep = [not is_hidden(char) for char in raw]
+        source, seen = "".join(compress(source, keep)), "".join(compress(seen, keep))
     return Mentions(tuple(_lines(source, seen, bot)), source)
 
 
