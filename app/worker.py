@@ -33,6 +33,7 @@ IDLE_SECONDS = 2.0  # … while nothing is held: how often it is looked whether 
 RENEW_SECONDS = 8.0  # how often the leases are renewed, which last 30 s
 _SWEEPER = 0x6D6F7377  # advisory lock of the worker that sweeps
 SWEEP_SECONDS = 1.0
+OFFICE_SECONDS = 5.0  # how long a sweeper stays one before it is elected again
 YOUNG_SECONDS = 5.0  # a server that has just started: everybody is about to take their locks again
 
 
@@ -226,12 +227,15 @@ class Worker:
             log.exception("the first sweep failed; the next one is due in a second")
 
     def _sweep_if_elected(self, election: psycopg.Connection[Any], sweep: Callable[[], None]) -> None:
-        """One round. The office is held for a transaction only: the server ends that of a sweeper that is frozen.
+        """Some rounds. The office is held for a transaction only: the server ends that of a sweeper that is frozen.
 
         The wait comes first: after a restart of the database the workers take their locks again before anyone looks.
         """
         with election.transaction():
             row = election.execute("select pg_try_advisory_xact_lock(%s)", (_SWEEPER,)).fetchone()
-            if not self._over.wait(SWEEP_SECONDS) and row and row[0]:
+            elected, end = row is not None and bool(row[0]), time.monotonic() + OFFICE_SECONDS
+            while not self._over.wait(SWEEP_SECONDS) and elected:
                 with db.connection_context():
                     sweep()
+                if time.monotonic() > end:
+                    return

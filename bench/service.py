@@ -29,7 +29,8 @@ SECONDS = 10
 CONNECTIONS = 8
 BURST = 200
 VISIBLE = 40
-IDLE_SECONDS = 40.0
+REST_SECONDS = 20.0  # after the start, before it counts as idle
+IDLE_SECONDS = 60.0  # as long as a round of the look-out for lost mentions
 PADDING = "x" * 6000  # a delivery has about 12 kB
 
 
@@ -232,6 +233,7 @@ def idle(made: Front) -> list[Figure]:
         if role in ("web", "control", "agents", "gates"):
             roles[role] = [pid, *children(pid)]
     pids = [pid for group in roles.values() for pid in group]
+    time.sleep(REST_SECONDS)
     before = cpu_seconds(pids)
     time.sleep(IDLE_SECONDS)
     share = (cpu_seconds(pids) - before) / IDLE_SECONDS * 100
