@@ -96,6 +96,14 @@ def test_several_answers_in_one_round_trip() -> None:
         assert remembered() == [1, 2]
 
 
+def test_a_statement_that_cannot_be_sent_takes_back_those_before_it() -> None:
+    with pytest.raises(Exception, match="cannot adapt"), db.atomic():
+        remember(1)
+        send("insert into users (id, login) values (%s, 'x')", object())
+        remembered()
+    assert remembered() == []
+
+
 def test_an_answer_that_nobody_waited_for_comes_with_the_commit() -> None:
     with db.atomic():
         changed = ask("insert into users (id, login) values (1, 'x')")
