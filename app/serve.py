@@ -5,10 +5,12 @@ Every process is started with the environment of its role only, so that no secre
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import socket
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -38,6 +40,7 @@ from app.types import MosaicError, Pool
 
 DOTENV = Path(".env")
 ROOT = Path(__file__).resolve().parent.parent
+LEFTOVER_SECONDS = 3.0  # a web worker of a Mosaic that was killed may listen for so long
 log = logging.getLogger("mosaic.serve")
 
 
@@ -179,17 +182,25 @@ def require_settings(everything: Mapping[str, str]) -> None:
 
 def require_free(host: str, port: int) -> None:
     """Raise before anything is started when the web process could not listen: it would try again and again unseen."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
+    end = time.monotonic() + LEFTOVER_SECONDS
+    while (error := _bound(host, port)) is not None:
+        if error.errno != errno.EADDRINUSE or time.monotonic() > end:
             raise MosaicError(
                 f"Mosaic cannot listen on {host}:{port}: {error.strerror}. Is it running already? Otherwise set "
                 "MOSAIC_LISTEN to another address.",
                 code="address_unusable",
             ) from None
+        time.sleep(0.1)
+
+
+def _bound(host: str, port: int) -> OSError | None:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            return error
+    return None
 
 
 def _migrated(cluster: Cluster, running: Callable[[], bool] | None) -> Callable[[], bool]:

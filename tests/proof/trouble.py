@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from tests.proof.place import Place
 
+DARK_LIMIT = 30.0  # seconds
 LONGEST_FREEZE = 40.0  # seconds; a lease is 30
 FROZEN_AT_ONCE = 3
 # What the bot asks of the forge. People's own calls are not among them. The first three are hit most: done twice, or
@@ -134,7 +136,15 @@ class Trouble:
         process.kill()
         process.wait()
         self._count("supervisor")
+        self.thaw(everyone=True)
+        end = time.monotonic() + DARK_LIMIT
+        while self._listens() and time.monotonic() < end:
+            time.sleep(0.05)  # without power all is off at once; here a process notices a moment later
         self.here.mosaic.start()
+
+    def _listens(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.here.mosaic.port)) == 0
 
     def restart_database(self) -> None:
         """An immediate shutdown, or kill -9: both are followed by crash recovery."""

@@ -346,7 +346,7 @@ MUTANTS = (
     Mutant("clock step", "lease by the worker's clock", worker_clock),
     Mutant("claim without guard", "a running step is claimed", claim_without_guard),
     Mutant("crash uncounted", "poison is tried for ever", crash_uncounted),
-    Mutant("cancel ignored by claim", "steps start after the cancel", cancel_ignored_by_claim),
+    Mutant("cancel ignored by claim", "steps start after the cancel", cancel_ignored_by_claim, "cancel at BEGIN"),
     Mutant("doubled bell", "who hears a bell works", doubled_bell),
     Mutant("hand back counts", "engine faults spend attempts", hand_back_counts),
     Mutant("crash spends an attempt", "a lost worker spends an attempt", crash_spends_attempt),

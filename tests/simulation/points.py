@@ -13,14 +13,14 @@ from tests.simulation.script import Script
 from tests.simulation.stage import Actor, die
 from tests.simulation.world import Process, Simulation, World
 
-BLOWS = ("kill", "freeze", "overtake", "linger")
+BLOWS = ("kill", "freeze", "overtake", "linger", "cancel")
 
 
 class Blow:
     """Strikes the process that passes the k-th checkpoint.
 
     kill: kill -9; freeze: SIGSTOP until all the others are done; overtake: SIGSTOP until another has begun the same.
-    linger: it lives and beats, and is only slow: nobody may take its work.
+    linger: it lives and beats, and is only slow: nobody may take its work; cancel: a person stops the job just then.
     """
 
     def __init__(self, kind: str, at: int) -> None:
@@ -66,6 +66,11 @@ def _freeze(world: World, blow: Blow) -> None:
             world.tick(6.0)
             world.sweep(next(one for one in world.cast if one.pool.value == "control" and one.free))
             world.work(40)  # the others go on meanwhile, to the job's end where they can
+        world.run(actor)
+    elif process is not None and blow.kind == "cancel":
+        for row in world.store.ask("select id from runner_jobs"):
+            world.cancel(row["id"])
+        world.tick(1.0)
         world.run(actor)
     elif process is not None and not process.frozen:
         process.freeze()
