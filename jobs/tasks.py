@@ -155,11 +155,16 @@ def record(row: dict[str, Any], result: Result, taker: Taker | None = None) -> N
     before = taker.took if taker else None
     if taker:
         taker.took = None
-    if stitcher.record(row, result, taker):
-        return
-    log.warning("%s of job %s was lost; its result is dropped", steps.key_of(row), row["job_id"])
-    if taker and before and steps.holds(taker.worker_id, before):
-        taker.took = before
+    try:
+        if stitcher.record(row, result, taker):
+            return
+        log.warning("%s of job %s was lost; its result is dropped", steps.key_of(row), row["job_id"])
+        if taker and before and steps.holds(taker.worker_id, before):
+            taker.took = before
+    except UNAVAILABLE:
+        if taker:
+            taker.took = taker.took or before  # the next try has to know of it, however many come to nothing
+        raise
 
 
 def attempt(context: Context, work: Work, redo: tuple[str, ...]) -> Result | None:

@@ -189,6 +189,38 @@ def test_a_result_is_recorded_though_the_first_try_is_cut_off(live: Worker, data
     assert step_now(admit)["status"] == "completed"
 
 
+@pytest.mark.parametrize("fails", ["the result", "the look"])
+def test_a_step_that_a_lost_commit_gave_us_is_gone_on_with_after_several_tries(
+    live: Worker, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    """The answer to the COMMIT is lost with the database, which is still away at the next try."""
+    job = spine.submit()
+    [admit] = spine.ready_steps(job)
+    record, holds, tries = stitcher.record, steps.holds, iter(range(100))
+
+    def unlucky(*arguments: Any) -> bool:
+        turn = next(tries)
+        if turn == 1 and fails == "the result":
+            raise OperationalError("the database is away")
+        recorded = record(*arguments)
+        if turn == 0:
+            raise OperationalError("the connection broke before the answer to COMMIT")
+        return recorded
+
+    def unlucky_look(*arguments: Any) -> bool:
+        if next(tries) == 2 and fails == "the look":
+            raise OperationalError("the database is away")
+        return holds(*arguments)
+
+    monkeypatch.setattr(stitcher, "record", unlucky)
+    monkeypatch.setattr(steps, "holds", unlucky_look)
+    tasks.perform(admit, admission(lambda _: spine.admitted(job)), clients_of(live), go_on=60.0)
+    [snapshot] = fetch(
+        "select status, reason, crashes from job_steps where job_id = %s and name = 'runner.snapshot'", job
+    )
+    assert snapshot == {"status": "pending", "reason": "worker_stopped", "crashes": 0}
+
+
 def test_work_that_the_database_interrupts_is_done_again_and_spends_no_attempt(live: Worker) -> None:
     job = spine.submit()
     [admit] = spine.ready_steps(job)
