@@ -122,7 +122,8 @@ def server_is_young(seconds: float) -> bool:
 def lay_to_rest(worker_id: int) -> None:
     """A worker is dead: off the books, and what it may have had in hand besides steps is anybody's again.
 
-    Nobody can say which bells it had heard and not answered: those of its pool ring again.
+    Nobody can say which bells it had heard and not answered: those of its pool ring again. What it had sent may
+    still arrive: its effects are `unsure`.
     """
     retire(worker_id)
     execute(
@@ -132,7 +133,8 @@ def lay_to_rest(worker_id: int) -> None:
         worker_id,
     )
     execute(
-        "update effects set worker_id = null, lease_until = null, rung_at = null where id in (select e.id from effects "
+        "update effects set unsure = unsure or worker_id is not null, worker_id = null, lease_until = null, "
+        "rung_at = null where id in (select e.id from effects "
         "e where e.worker_id = %s or (e.state = 'planned' and e.worker_id is null and e.rung_at is not null "
         "and exists (select 1 from workers where id = %s and pool = 'control')) for update skip locked)",
         worker_id,
