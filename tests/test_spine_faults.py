@@ -189,6 +189,23 @@ def test_a_result_is_recorded_though_the_first_try_is_cut_off(live: Worker, data
     assert step_now(admit)["status"] == "completed"
 
 
+def test_a_lease_counts_from_the_end_of_the_wait_for_the_job(live: Worker, database: str) -> None:
+    """Whoever was frozen with the lock of a job holds it for as long as a lease lasts."""
+    job = spine.submit()
+    [admit] = spine.ready_steps(job)
+    with psycopg.connect(database) as other:
+        other.execute("select 1 from runner_jobs where id = %s for update", (job,))
+        helper = threading.Timer(1.0, other.rollback)
+        helper.start()
+        assert steps.claim(admit, live.id, live.host) is not None
+        helper.join()
+    [left] = fetch(
+        "select extract(epoch from lease_until - clock_timestamp())::float8 as seconds from job_steps where id = %s",
+        admit,
+    )
+    assert left["seconds"] > steps.LEASE_SECONDS - 0.9
+
+
 @pytest.mark.parametrize("fails", ["the result", "the look"])
 def test_a_step_that_a_lost_commit_gave_us_is_gone_on_with_after_several_tries(
     live: Worker, monkeypatch: pytest.MonkeyPatch, fails: str

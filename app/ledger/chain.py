@@ -156,13 +156,15 @@ def column_value(value: Any) -> Any:
     return Jsonb(value) if isinstance(value, dict | list | tuple) else value
 
 
+# In one query, the clock would be read before the lock is waited for: a lease counted from there may lapse at once.
+_LOCK = "select j.*, clock_timestamp() as now from (select * from runner_jobs where id = {} for update) j"
+
+
 @contextmanager
 def entry(job_id: int) -> Iterator[Entry]:
     """Lock the job, let the block change it, write changes and events. Joins an open transaction."""
     with db.atomic():
-        locked = Entry(
-            job_id, ask("select *, clock_timestamp() as now from runner_jobs where id = %s for update", job_id)
-        )
+        locked = Entry(job_id, ask(_LOCK.format("%s"), job_id))
         yield locked
         locked.close()
 
@@ -181,11 +183,7 @@ def lock_jobs(job_ids: Iterable[int]) -> None:
 def entry_of_step(step_id: int) -> Iterator[tuple[Entry, dict[str, Any]]]:
     """Lock the job that a step belongs to; the step's row as it is under that lock."""
     with db.atomic():
-        job = ask(
-            "select j.*, clock_timestamp() as now from runner_jobs j "
-            "where j.id = (select job_id from job_steps where id = %s) for update",
-            step_id,
-        )
+        job = ask(_LOCK.format("(select job_id from job_steps where id = %s)"), step_id)
         found = fetch_one("select * from job_steps where id = %s", step_id)
         if found is None:
             raise KeyError(f"there is no step {step_id}")
