@@ -21,7 +21,7 @@ from app.pipelined import PatientConnection
 log = logging.getLogger("mosaic.watch")
 LOOK_SECONDS = 2.0  # how often somebody who is new is noticed
 WAIT_SECONDS = 5  # how long one wait for a lock lasts: a killed watcher leaves no session behind for longer than this
-GRACE_SECONDS = 1.5  # a process whose lock is free but whose other sessions live has this long to take it again
+GRACE_SECONDS = 3.5  # a process whose lock is free but whose other sessions live has this long: it looks every 2.4 s
 WATCHERS = 2  # of each worker: one of them may be frozen itself
 MOST = 16  # neighbours of one worker, so that connections stay few; the sweep looks after the others
 

@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from importlib import import_module
@@ -23,8 +24,8 @@ from app.paths import Paths
 from app.queue import doorbell, ring
 from app.stitcher.sweep import take_back
 from app.types import Failed, Pool, StepStatus
-from app.watch import neighbours
-from app.worker import Worker
+from app.watch import Watch, neighbours
+from app.worker import STOP_SECONDS, Worker
 from tests import spine
 from tests.worlds.crew import Crew
 
@@ -155,6 +156,33 @@ def test_a_free_lock_alone_makes_nobody_dead_while_the_process_has_a_session(dat
     until(lambda: queries.lost_steps() == [admit], "the session to be gone")
     stitcher.sweep()
     assert lost(job) and workers.retired(me)
+
+
+def test_who_has_no_step_is_not_dead_before_it_looks_after_its_lock(database: str) -> None:
+    """It may have a comment in hand, and looks after its lock more rarely than who has a step."""
+    idle, over = Worker(database, "control", 1), threading.Event()
+    buried: list[int] = []
+    idle.start()
+    with psycopg.connect(database, application_name=idle.session):
+        watch = Watch(database, workers.register("b", "here", 1, "control", 1, "test"), buried.append, over)
+        sentry = threading.Thread(target=watch.run)
+        sentry.start()
+        try:
+            until(lambda: watched(idle.id), "somebody to watch")
+            idle._woken.set()
+            time.sleep(STOP_SECONDS + 0.2)  # it has just looked
+            fetch(
+                "select pg_terminate_backend(pid) from pg_locks where locktype = 'advisory' and granted "
+                "and mode = 'ExclusiveLock' and classid = %s and objid = %s",
+                workers.LOCK_CLASS,
+                idle.id,
+            )
+            until(lambda: workers.state(idle.id)["locked"] or buried, "it to take its lock again")
+            assert buried == []
+        finally:
+            over.set()
+            sentry.join()
+            idle.stop()
 
 
 def test_everybody_loses_their_sessions_and_nobody_is_taken_for_dead(crew: Crew, tmp_path: Path) -> None:
