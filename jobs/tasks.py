@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -96,7 +96,8 @@ def perform(step_id: int, tasks: Mapping[str, Task], clients: Clients, *, go_on:
         return slots.decline(step_id)  # or it would be handed back and claimed again until this process ends
     row = steps.claim(step_id, worker.id, worker.host)
     if row is not None and (row["type"] == StepType.AI_ACTION or row["pool"] != Pool.CONTROL):
-        stitcher.tell(row["job_id"])
+        with suppress(*UNAVAILABLE):  # the step is ours by now: it does not lie still for a comment
+            stitcher.tell(row["job_id"])
     until = time.monotonic() + go_on
     while row is not None:  # None: taken by somebody else, cancelled, or not due: the bell was late
         taker = stitcher.Taker(worker.id, worker.host)

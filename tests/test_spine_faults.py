@@ -189,6 +189,21 @@ def test_a_result_is_recorded_though_the_first_try_is_cut_off(live: Worker, data
     assert step_now(admit)["status"] == "completed"
 
 
+def test_a_claimed_step_is_worked_on_though_the_comment_cannot_be_asked_for(
+    live: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = spine.submit()
+    [admit] = spine.ready_steps(job)
+    execute("update job_steps set pool = 'gates' where id = %s", admit)
+
+    def away(_: int) -> None:
+        raise OperationalError("the database has just gone away")
+
+    monkeypatch.setattr(stitcher, "tell", away)
+    tasks.perform(admit, admission(lambda _: spine.admitted(job)), clients_of(live))
+    assert step_now(admit)["status"] == "completed"
+
+
 def test_a_lease_counts_from_the_end_of_the_wait_for_the_job(live: Worker, database: str) -> None:
     """Whoever was frozen with the lock of a job holds it for as long as a lease lasts."""
     job = spine.submit()
