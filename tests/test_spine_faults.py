@@ -204,6 +204,21 @@ def test_a_claimed_step_is_worked_on_though_the_comment_cannot_be_asked_for(
     assert step_now(admit)["status"] == "completed"
 
 
+@pytest.mark.parametrize(("kind", "looked_at"), [("wip.push", False), ("reaction", False), ("comment.reply", True)])
+def test_what_is_done_is_looked_at_again_only_where_there_could_be_copies(
+    live: Worker, kind: str, looked_at: bool
+) -> None:
+    """The answer to the COMMIT that says so was lost: it is postponed, and done all the same."""
+    with transaction():
+        planned = effects.plan("k", kind, {})
+    effect = effects.claim(planned, live.id)
+    assert effect is not None and effects.done(effect, "1")
+    effects.postpone(effect, 0.0, "the connection broke", "database_unavailable", unsure=True)
+    row = queries.effect("k")
+    assert row is not None and row["state"] == "done"
+    assert (row["code"] != "", effects.due() == [planned]) == (looked_at, looked_at)
+
+
 def test_a_lease_counts_from_the_end_of_the_wait_for_the_job(live: Worker, database: str) -> None:
     """Whoever was frozen with the lock of a job holds it for as long as a lease lasts."""
     job = spine.submit()

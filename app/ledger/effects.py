@@ -195,13 +195,17 @@ def doubt(effect: dict[str, Any]) -> None:
 
 
 def postpone(effect: dict[str, Any], seconds: float, error: str, code: str, *, unsure: bool = False) -> None:
-    """The outside world failed: the same effect again after `seconds`. `unsure` = the write may have happened."""
+    """The outside world failed: the same effect again after `seconds`. `unsure` = the write may have happened.
+
+    One that was recorded as done although the answer to that was lost, and has no copies to look for, stays as it is.
+    """
     execute(
         "update effects set worker_id = null, lease_until = null, rung_at = null, error = %s, code = %s, "
         "unsure = unsure or %s, "
         "waiting_since = case when state = 'planned' then coalesce(waiting_since, clock_timestamp()) end, "
         "settle_at = case when state = 'done' then clock_timestamp() + %s * interval '1 second' else settle_at end, "
-        "next_at = clock_timestamp() + %s * interval '1 second' where id = %s and fence = %s",
+        "next_at = clock_timestamp() + %s * interval '1 second' where id = %s and fence = %s "
+        "and (state <> 'done' or kind = any(%s))",
         chain.redact(error),
         code,
         unsure,
@@ -209,6 +213,7 @@ def postpone(effect: dict[str, Any], seconds: float, error: str, code: str, *, u
         seconds,
         effect["id"],
         effect["fence"],
+        list(SETTLES),
     )
 
 
