@@ -175,6 +175,23 @@ def test_a_checkout_and_a_commit_without_room_succeed_when_there_is_some(small: 
     git.keep(head, "refs/mosaic/job-1/base")
 
 
+@pytest.mark.parametrize(
+    "name", ["No space left on device/git~1", "it's/unable to write's/git~1", "git~1/No space left on device"]
+)
+def test_a_name_that_an_agent_gave_is_not_the_state_of_the_disk(tmp_path: Path, source: Path, name: str) -> None:
+    """What git refuses to take it names; a job that waited for space because of that would hold its slot for a day."""
+    git = copied(source, tmp_path / "m.git")
+    head = git.resolve("refs/heads/main")
+    assert head is not None
+    odd = tmp_path / "work" / name
+    odd.parent.mkdir(parents=True)
+    odd.touch()
+    person = ("a", "a@example.org")
+    with pytest.raises(Permanent) as caught:
+        git.commit(tmp_path / "work", tmp_path / "index", head, "m", person, person, WHEN)
+    assert caught.value.code == "policy_violation"
+
+
 def test_what_another_git_is_writing_is_left_alone(small: Path) -> None:
     pack = small / "objects" / "pack"
     pack.mkdir(parents=True)

@@ -13,6 +13,7 @@ _AFTER_SENDING = ("RPC failed", "hung up", "unexpected disconnect", "early EOF",
 _UNTRUSTED = re.compile(r"unable to access .*certificate (?:problem|verification failed)")  # OpenSSL's words, GnuTLS's
 _FULL_DISK = ("No space left on device", "Disk quota exceeded", "Out of diskspace", "unable to write", "couldn't write")
 _OTHER_CAUSE = ("Permission denied", "Read-only file system")  # of what could not be written
+_REFUSED = re.compile(r"error: (?:invalid path '|unable to (?:add|index file) '|(?:open|readlink)\(|')")  # then a name
 
 
 def said(text: str, limit: int = 600) -> str:
@@ -28,8 +29,12 @@ def remote_said(text: str, limit: int = 600) -> str:
 
 
 def disk_was_full(output: Output) -> bool:
-    """Whether this git could not write here. What the forge says of its own disk stands behind "remote:"."""
-    here = [line for line in re.split(r"[\r\n]+", output.err) if not line.startswith("remote:")]
+    """Whether this git could not write here. What the forge says of its own disk stands behind "remote:".
+
+    A line that says which file git refuses ends with a name that an agent chose: it says nothing of the disk.
+    """
+    lines = re.split(r"[\r\n]+", output.err)
+    here = [line for line in lines if not line.startswith("remote:") and not _REFUSED.match(line)]
     return any(
         any(word in line for word in _FULL_DISK) and not any(word in line for word in _OTHER_CAUSE) for line in here
     )
