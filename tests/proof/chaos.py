@@ -22,14 +22,15 @@ LANES = 10  # repositories in use at a time: jobs of one repository run one afte
 ISSUES_PER_LANE = 25  # a repository is left for a fresh one after so many: real ones are not all pull requests
 OPEN_AT_ONCE = 40  # mentions whose webhook was lost among them: they are found within a minute or two
 SETTLE_LIMIT = 300.0  # seconds that everything may take to come to rest after the last blow
+LONG_FIRE, LONG_CALM = 420.0, 5.0  # seconds from which a fire is a long one; its pauses are so many times as long
 EXTRA = ("control", "control", "agents", "gates")
 
 
 class Fire:
     """The loop: due actions, in turn."""
 
-    def __init__(self, here: Place, seed: int) -> None:
-        self.here, self.random = here, random.Random(seed)
+    def __init__(self, here: Place, seed: int, calm: float = 1.0) -> None:
+        self.here, self.random, self.calm = here, random.Random(seed), calm
         self.trouble = Trouble(here, self.random)
         self.mentions: dict[str, dict[int, int | None]] = {}
         self.lanes: list[str] = []
@@ -37,16 +38,16 @@ class Fire:
 
     # name of the act -> seconds between two of them
     def acts(self) -> dict[Callable[[], None], tuple[float, float]]:
-        trouble = self.trouble
+        trouble, calm = self.trouble, self.calm
         return {
             self.ask: (0.25, 0.25),
             trouble.thaw: (0.1, 0.1),
             self.revive: (0.2, 0.2),
-            trouble.kill: (0.1, 2.0),
-            trouble.freeze: (0.5, 4.0),
+            trouble.kill: (0.1 * calm, 2.0 * calm),
+            trouble.freeze: (0.5 * calm, 4.0 * calm),
             trouble.lie: (0.3, 1.5),
-            trouble.restart_database: (20.0, 50.0),
-            trouble.power_cut: (60.0, 120.0),
+            trouble.restart_database: (20.0 * calm, 50.0 * calm),
+            trouble.power_cut: (60.0 * calm, 120.0 * calm),
         }
 
     def burn(self, seconds: float) -> None:
@@ -93,12 +94,16 @@ class Fire:
 
 
 def chaos(path: Path, seconds: float, seed: int = 1) -> list[Tally]:
-    """The fire, and what somebody with every right can do to the ledger that it leaves."""
+    """The fire, and what somebody with every right can do to the ledger that it leaves.
+
+    A long one leaves the processes time to work between the blows: where each dies every ten seconds, the supervisor
+    waits longer and longer before it starts them again, and few jobs are there to be lost.
+    """
     tally, began = Tally("chaos"), time.monotonic()
     with place(path) as here:
         for role in EXTRA:
             here.add(role)
-        fire = Fire(here, seed)
+        fire = Fire(here, seed, LONG_CALM if seconds >= LONG_FIRE else 1.0)
         fire.burn(seconds)
         rested = fire.settle()
         judge(here, fire.mentions, tally)
