@@ -147,6 +147,18 @@ def test_a_restart_of_the_database_takes_no_step_from_its_worker(live: Worker) -
     assert step_now(row["id"])["crashes"] == 0
 
 
+@pytest.mark.parametrize("go_on", [60.0, 0.0])
+def test_a_worker_goes_on_with_the_next_step_and_after_its_time_lets_it_ring(live: Worker, go_on: float) -> None:
+    job = spine.submit()
+    [admit] = spine.ready_steps(job)
+    spine.silence()
+    tasks.perform(admit, admission(lambda _: spine.admitted(job)), clients_of(live), go_on=go_on)
+    [snapshot] = [step for step in queries.steps(job) if step.name == "runner.snapshot"]
+    assert snapshot.faults == (1 if go_on else 0), "it was worked on, or waits"
+    rung = ("mosaic-control", "runner.snapshot", snapshot.id) in spine.bells()
+    assert rung is not bool(go_on)
+
+
 def test_a_result_is_recorded_though_the_connection_ended_under_the_work(live: Worker) -> None:
     job = spine.submit()
     [admit] = spine.ready_steps(job)
