@@ -20,27 +20,12 @@ from app.processes import bound_to_us
 from app.serve import child_environment
 from tests.proof.agent import TOKEN, Agent
 from tests.worlds.forge import Account, Forge
-from tests.worlds.mosaic import ROOT, Mosaic
+from tests.worlds.mosaic import OPEN_LIMITS, ROOT, Mosaic
 
 EVENTS = ("issues", "issue_comment", "pull_request_comment", "pull_request")
 RULES = 'version = 1\n[[gates]]\nname = "test"\ntype = "test"\ncommand = "true"\n'
 # A proof asks for more than any person would: the brakes against runaway nights are open here.
-CONFIG = """repositories = ["*/*"]
-
-[defaults.limits]
-per_user_hour = 10000
-per_issue_day = 10000
-per_repository_hour = 100000
-per_repository_day = 1000000
-failures_in_a_row = 10000
-
-[ceilings.limits]
-per_user_hour = 10000
-per_issue_day = 10000
-per_repository_hour = 100000
-per_repository_day = 1000000
-failures_in_a_row = 10000
-"""
+CONFIG = f'repositories = ["*/*"]\n\n{OPEN_LIMITS}'
 CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 
 

@@ -24,6 +24,21 @@ from app.postgres import Cluster
 from app.processes import bound_to_us
 from tests.worlds.openclaw import free_port
 
+# The brakes against runaway nights are open: tests ask for more than any person would.
+OPEN_LIMITS = """[defaults.limits]
+per_user_hour = 10000
+per_issue_day = 10000
+per_repository_hour = 100000
+per_repository_day = 1000000
+failures_in_a_row = 10000
+
+[ceilings.limits]
+per_user_hour = 10000
+per_issue_day = 10000
+per_repository_hour = 100000
+per_repository_day = 1000000
+failures_in_a_row = 10000
+"""
 ROOT = Path(__file__).resolve().parent.parent.parent
 START_LIMIT = 120.0
 T = TypeVar("T")

@@ -17,27 +17,14 @@ from typing import Any
 from tests.worlds.forge import Account, Forge, Json
 from tests.worlds.gitea import PracticeGitea
 from tests.worlds.model import ScriptedModel
-from tests.worlds.mosaic import Mosaic
+from tests.worlds.mosaic import OPEN_LIMITS, Mosaic
 
 EVENTS = ("issues", "issue_assign", "issue_label", "issue_comment", "pull_request_comment", "pull_request")
 # Only repositories named calc-… are served; people of a story may ask as often as the story needs. What a story keeps
 # from the webhook is not found by looking meanwhile: that has stories of its own.
-CONFIG = """repositories = ["*/calc-*"]
+CONFIG = f"""repositories = ["*/calc-*"]
 
-[defaults.limits]
-per_user_hour = 10000
-per_issue_day = 10000
-per_repository_hour = 100000
-per_repository_day = 1000000
-failures_in_a_row = 10000
-
-[ceilings.limits]
-per_user_hour = 10000
-per_issue_day = 10000
-per_repository_hour = 100000
-per_repository_day = 1000000
-failures_in_a_row = 10000
-
+{OPEN_LIMITS}
 [reconcile]
 seconds = 3600
 notification_seconds = 3600
